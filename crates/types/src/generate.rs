@@ -1,0 +1,237 @@
+//! Asking for a reply, and what comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use crate::{BuildId, Message, Mode, ModeChoice, Sampling, ThinkingBudget};
+
+/// Anything that can answer a conversation: a model in this process, an engine behind HTTP, or a
+/// script in a test. Evaluation, training rollouts and the server reach a model only through this.
+pub trait Generate: Send + Sync {
+    /// What would answer.
+    fn model(&self) -> ModelInfo;
+
+    /// Starts a reply. Events arrive at `sink`, in order, from some other thread; exactly one of
+    /// [`Event::Finished`] and [`Event::Failed`] is the last.
+    ///
+    /// # Errors
+    /// Refused before anything ran: nothing was generated and `sink` was not called.
+    fn start(&self, request: Request, sink: EventSink) -> Result<Control, GenerateError>;
+}
+
+/// Receives a reply's events. Must not block for long: the engine waits for it. Returning
+/// [`Reader::Gone`] cancels the reply.
+pub type EventSink = Box<dyn FnMut(Event) -> Reader + Send>;
+
+/// Whether anybody still reads a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    Listening,
+    Gone,
+}
+
+/// A model as a person would ask about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    pub name: String,
+    /// The longest conversation, prompt and reply together.
+    pub context_tokens: u32,
+    pub build: BuildId,
+}
+
+/// One reply asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The conversation so far, oldest first; not empty.
+    pub messages: Vec<Message>,
+    pub mode: Mode,
+    /// Used only when the reply thinks.
+    pub thinking_budget: ThinkingBudget,
+    pub sampling: Sampling,
+    /// At most this many tokens of answer; the thought is not counted.
+    pub max_tokens: u32,
+    /// The answer ends before any of these strings; never looked for inside a thought.
+    pub stop: Vec<String>,
+}
+
+/// Steers a reply that is being made. Cloneable and usable from any thread, a signal handler's
+/// included; has no effect once the reply has ended.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    flags: Arc<ControlFlags>,
+}
+
+#[derive(Debug, Default)]
+struct ControlFlags {
+    stop: AtomicBool,
+    answer_now: AtomicBool,
+}
+
+impl Control {
+    /// Ends the reply within a token; what was written stays.
+    pub fn stop(&self) {
+        self.flags.stop.store(true, Ordering::Release);
+    }
+
+    /// Ends the thought and goes on to the answer.
+    pub fn answer_now(&self) {
+        self.flags.answer_now.store(true, Ordering::Release);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.flags.stop.load(Ordering::Acquire)
+    }
+
+    pub fn wants_answer_now(&self) -> bool {
+        self.flags.answer_now.load(Ordering::Acquire)
+    }
+}
+
+/// One step of a reply.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The first event: the prompt is accepted.
+    Started { choice: ModeChoice, seed: u64, prompt_tokens: u32, cached_tokens: u32 },
+    /// A piece of the thought; whole characters.
+    Thought(String),
+    /// A piece of the answer; whole characters.
+    Text { text: String, logprobs: Vec<TokenLogprob> },
+    /// The last event of a reply that ran.
+    Finished(Outcome),
+    /// The last event of a reply that broke; nothing after it, and nothing is charged for it.
+    Failed(GenerateError),
+}
+
+/// One token of the answer with its log-probability (natural logarithm, before sampling filters).
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token's bytes: a token may be part of a character.
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
+    /// The most likely tokens in this place, most likely first.
+    pub top: Vec<TopLogprob>,
+}
+
+/// An alternative to a [`TokenLogprob`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopLogprob {
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
+}
+
+/// How a reply ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    pub reason: FinishReason,
+    pub usage: Usage,
+    pub timings: Timings,
+    pub build: BuildId,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended its turn, or a stop string was met.
+    Stop,
+    /// `max_tokens` or the end of the context.
+    Length,
+    /// [`Control::stop`], or the reader went away.
+    Cancelled,
+}
+
+/// Tokens spent on a reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt, cached ones included.
+    pub prompt_tokens: u32,
+    /// Tokens of the prompt that were not computed again.
+    pub cached_tokens: u32,
+    /// Tokens of the answer.
+    pub completion_tokens: u32,
+    /// Tokens of the thought, tags included; not part of `completion_tokens`.
+    pub reasoning_tokens: u32,
+}
+
+/// Where the time of a reply went, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timings {
+    /// From the request to the first token, waiting included.
+    pub first_token_ms: f64,
+    /// Computing the prompt.
+    pub prompt_ms: f64,
+    /// From the first token to the last.
+    pub decode_ms: f64,
+}
+
+impl Timings {
+    /// Tokens a second while writing, or `None` for a reply of fewer than two tokens.
+    pub fn decode_tokens_per_second(&self, usage: &Usage) -> Option<f64> {
+        let n_gaps = (usage.completion_tokens + usage.reasoning_tokens).checked_sub(1)?;
+        (n_gaps > 0 && self.decode_ms > 0.0).then(|| f64::from(n_gaps) * 1e3 / self.decode_ms)
+    }
+}
+
+/// Why there is no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenerateError {
+    #[error("there are no messages to answer")]
+    NoMessages,
+    #[error(
+        "the prompt has {prompt_tokens} tokens and the model takes {context_tokens} \
+         with room for the reply: shorten it or start a new conversation"
+    )]
+    PromptTooLong { prompt_tokens: u32, context_tokens: u32 },
+    #[error("the model's chat template refuses this conversation: {reason}")]
+    Template { reason: String },
+    #[error("{field} is not valid: {reason}")]
+    InvalidRequest { field: &'static str, reason: String },
+    #[error("too many replies are being made; try again shortly")]
+    Overloaded,
+    #[error("the engine has stopped")]
+    EngineStopped,
+    #[error("the reply failed inside the engine: {reason}")]
+    Internal { reason: String },
+}
+
+/// A reply as an iterator over its events, for callers that can wait.
+///
+/// Dropping it cancels the reply.
+#[derive(Debug)]
+pub struct Reply {
+    control: Control,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Reply {
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+}
+
+impl Iterator for Reply {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        self.events.recv().ok()
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.control.stop();
+    }
+}
+
+/// Starts a reply and reads it as an iterator.
+///
+/// # Errors
+/// As [`Generate::start`].
+pub fn reply(generate: &dyn Generate, request: Request) -> Result<Reply, GenerateError> {
+    let (sender, events) = mpsc::channel();
+    let sink: EventSink = Box::new(move |event| match sender.send(event) {
+        Ok(()) => Reader::Listening,
+        Err(_) => Reader::Gone,
+    });
+    let control = generate.start(request, sink)?;
+    Ok(Reply { control, events })
+}

@@ -1,0 +1,25 @@
+//! The shared words of Rapport.
+//!
+//! Every crate that asks for a reply, or gives one, says it in these types: a conversation is a
+//! list of [`Message`]s, a [`Request`] adds how to answer it, and the reply is a stream of
+//! [`Event`]s behind the trait [`Generate`]. Values here are already valid: text from outside is
+//! parsed into them at the edge, and nothing inside has to default an `Option`.
+//!
+//! What is not here: I/O, wire formats, tokens (the engine has those), time.
+//!
+//! Start reading at [`Generate`].
+
+mod build;
+mod generate;
+mod message;
+mod mode;
+mod sampling;
+
+pub use build::BuildId;
+pub use generate::{
+    Control, Event, EventSink, FinishReason, Generate, GenerateError, ModelInfo, Outcome, Reader,
+    Reply, Request, Timings, TokenLogprob, TopLogprob, Usage, reply,
+};
+pub use message::{Message, Role};
+pub use mode::{InvalidMode, InvalidThinkingBudget, Mode, ModeChoice, ThinkingBudget};
+pub use sampling::{InvalidSampling, LogitBias, Sampling, SamplingDraft};
