@@ -1,1 +1,3 @@
-//! Placeholder until the first real code.
+//! Quantised blocks and the arithmetic over them.
+
+pub mod blocks;
