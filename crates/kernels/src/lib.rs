@@ -1,3 +1,37 @@
 //! Quantised blocks and the arithmetic over them.
+//!
+//! Weights are [packed](packed) once at load; [`Activations`] are quantised on the way into a
+//! product; everything runs through a [`Compute`], which holds the instruction set chosen at start
+//! and the thread pool.
+//!
+//! One rule makes the rest of Rapport simple: **a number never depends on how it was computed**.
+//! Every output is defined by one order of roundings, so all instruction sets, thread counts and
+//! batch sizes give the same bits.
+//!
+//! What is not here: models, tensors with names, files.
+//!
+//! Start reading at [`Compute`], then `matmul.rs`; plain loops there are the specification.
+
+#![expect(unsafe_code, reason = "vector loads, and borrows that cross to the pool's threads")]
 
 pub mod blocks;
+
+mod activations;
+mod attention;
+mod compute;
+mod float;
+mod isa;
+mod matmul;
+mod packed;
+mod pool;
+mod shared_slice;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use activations::Activations;
+pub use attention::{AttentionShape, KvPage, PAGE_TOKENS, Span};
+pub use compute::Compute;
+pub use float::{Rope, RopeScaling};
+pub use isa::{InvalidIsa, Isa};
+pub use packed::{Layout, PANEL_COLS, PackError, PackedMatrix, TILE_ROWS, unpack_vector};
+pub use pool::ThreadPool;

@@ -1,0 +1,324 @@
+//! Attention over paged keys and values.
+//!
+//! Keys and values live in [`KvPage`]s of [`PAGE_TOKENS`] tokens. Attention visits a sequence's
+//! pages in order with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022), so a
+//! query's result depends on positions alone: not on how the prompt was cut into chunks, what else
+//! is in the batch, or which pages were computed earlier.
+
+use std::sync::Arc;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::float::exp;
+use crate::isa::stamped;
+use crate::{Activations, Compute};
+
+/// Tokens of a page.
+pub const PAGE_TOKENS: usize = 32;
+
+/// Query rows that are computed together, for as many independent sums as registers hold.
+const ROWS: usize = 4;
+/// Tokens of one sequence that share the work of reading a page.
+const BLOCK_TOKENS: usize = 16;
+
+/// What attention needs to know of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    pub n_layers: usize,
+    pub n_heads: usize,
+    pub n_kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    fn side(&self) -> usize {
+        PAGE_TOKENS * self.head_dim
+    }
+
+    /// Bytes of one page: keys and values of all layers.
+    pub fn page_bytes(&self) -> usize {
+        self.n_layers * self.n_kv_heads * 2 * self.side() * size_of::<f16>()
+    }
+}
+
+/// Keys and values of [`PAGE_TOKENS`] consecutive tokens, all layers, f16.
+///
+/// # Shapes
+/// For each layer and kv head, keys (D, 32) and then values (32, D).
+#[derive(Clone)]
+pub struct KvPage {
+    shape: AttentionShape,
+    numbers: Box<[f16]>,
+}
+
+impl KvPage {
+    pub fn new(shape: AttentionShape) -> Self {
+        let n_numbers = shape.page_bytes() / size_of::<f16>();
+        Self { shape, numbers: vec![f16::ZERO; n_numbers].into_boxed_slice() }
+    }
+
+    fn start(&self, layer_idx: usize, kv_head_idx: usize) -> usize {
+        (layer_idx * self.shape.n_kv_heads + kv_head_idx) * 2 * self.shape.side()
+    }
+
+    /// Writes one token's keys and values of one layer.
+    ///
+    /// # Shapes
+    /// `keys`, `values`: (G, D).
+    pub fn write(&mut self, layer_idx: usize, slot: usize, keys: &[f32], values: &[f32]) {
+        let (head_dim, side) = (self.shape.head_dim, self.shape.side());
+        assert!(slot < PAGE_TOKENS && layer_idx < self.shape.n_layers, "a place in the page");
+        assert_eq!(keys.len(), self.shape.n_kv_heads * head_dim, "keys of a token");
+        assert_eq!(values.len(), keys.len(), "values of a token");
+        let mut narrow = vec![f16::ZERO; head_dim];
+        for (kv_head_idx, (keys, values)) in
+            keys.chunks_exact(head_dim).zip(values.chunks_exact(head_dim)).enumerate()
+        {
+            let start = self.start(layer_idx, kv_head_idx);
+            let (key_side, value_side) = self.numbers[start..][..2 * side].split_at_mut(side);
+            narrow.convert_from_f32_slice(keys);
+            for (column, key) in key_side.chunks_exact_mut(PAGE_TOKENS).zip(&narrow) {
+                column[slot] = *key;
+            }
+            value_side[slot * head_dim..][..head_dim].convert_from_f32_slice(values);
+        }
+    }
+}
+
+/// Consecutive tokens of one sequence within a batch.
+#[derive(Clone, Copy)]
+pub struct Span<'a> {
+    /// The first token's row in the batch.
+    pub first_row: usize,
+    pub n_rows: usize,
+    /// The first token's position in its sequence.
+    pub position: usize,
+    /// The sequence's pages, with the keys and values of this span already written.
+    pub pages: &'a [Arc<KvPage>],
+}
+
+/// One query row's running softmax.
+#[derive(Clone, Copy)]
+struct Running {
+    max: f32,
+    /// Sums of `exp(score - max)`, by place in the page.
+    sums: [f32; PAGE_TOKENS],
+}
+
+/// What [`visit_page`] works on: `ROWS` query rows at a time.
+struct PageVisit<'a> {
+    /// (R, D), already scaled.
+    queries: &'a [f32],
+    /// (D, 32)
+    keys: &'a [f32],
+    /// (32, D)
+    values: &'a [f32],
+    /// How many keys of the page each row may see.
+    n_visible: &'a [usize],
+    running: &'a mut [Running],
+    /// (R, D)
+    out: &'a mut [f32],
+    head_dim: usize,
+}
+
+stamped! {
+    fn visit_page(page: PageVisit<'_>) {
+        let head_dim = page.head_dim;
+        let keys = page.keys.as_chunks::<PAGE_TOKENS>().0;
+        let row_blocks = page.running.as_chunks_mut::<ROWS>().0.iter_mut()
+            .zip(page.n_visible.as_chunks::<ROWS>().0)
+            .zip(page.queries.chunks_exact(ROWS * head_dim))
+            .zip(page.out.chunks_exact_mut(ROWS * head_dim));
+        for (((running, n_visible), queries), out) in row_blocks {
+            let end = n_visible[0].max(n_visible[1]).max(n_visible[2]).max(n_visible[3]);
+            if end == 0 {
+                continue;
+            }
+            let mut weights = [[0.0_f32; PAGE_TOKENS]; ROWS];
+            for (dim, keys) in keys.iter().enumerate() {
+                for row in 0..ROWS {
+                    let query = queries[row * head_dim + dim];
+                    for (weight, key) in weights[row].iter_mut().zip(keys) {
+                        *weight = query.mul_add(*key, *weight);
+                    }
+                }
+            }
+            for row in 0..ROWS {
+                let running = &mut running[row];
+                let weights = &mut weights[row];
+                let mut max = running.max;
+                for (slot, weight) in weights.iter_mut().enumerate() {
+                    *weight = if slot < n_visible[row] { *weight } else { f32::NEG_INFINITY };
+                    max = if *weight > max { *weight } else { max };
+                }
+                if max > running.max {
+                    let shrink = exp(running.max - max);
+                    running.max = max;
+                    running.sums.iter_mut().for_each(|sum| *sum *= shrink);
+                    out[row * head_dim..][..head_dim].iter_mut().for_each(|out| *out *= shrink);
+                }
+                for (slot, (weight, sum)) in
+                    weights.iter_mut().zip(&mut running.sums).enumerate()
+                {
+                    *weight = if slot < n_visible[row] { exp(*weight - max) } else { 0.0 };
+                    *sum += *weight;
+                }
+            }
+            // 16 dimensions of all rows at once; the sum over keys stays in registers.
+            let mut dim = 0;
+            while dim + 16 <= head_dim {
+                let mut sums = [[0.0_f32; 16]; ROWS];
+                for row in 0..ROWS {
+                    sums[row].copy_from_slice(&out[row * head_dim + dim..][..16]);
+                }
+                for slot in 0..end {
+                    let values: &[f32; 16] =
+                        page.values[slot * head_dim + dim..].first_chunk().expect("in the page");
+                    for row in 0..ROWS {
+                        let weight = weights[row][slot];
+                        for (sum, value) in sums[row].iter_mut().zip(values) {
+                            *sum = weight.mul_add(*value, *sum);
+                        }
+                    }
+                }
+                for row in 0..ROWS {
+                    out[row * head_dim + dim..][..16].copy_from_slice(&sums[row]);
+                }
+                dim += 16;
+            }
+            for dim in dim..head_dim {
+                for row in 0..ROWS {
+                    let mut sum = out[row * head_dim + dim];
+                    for slot in 0..end {
+                        sum = weights[row][slot].mul_add(page.values[slot * head_dim + dim], sum);
+                    }
+                    out[row * head_dim + dim] = sum;
+                }
+            }
+        }
+    }
+}
+
+impl Compute {
+    /// Causal attention of a batch of queries over their sequences' pages.
+    ///
+    /// # Shapes
+    /// `queries`: (T, H, D); `out`: (T, H * D), resized here and quantised.
+    ///
+    /// # Numerics
+    /// Scores, softmax and sums in f32 over f16 keys and values; scores scaled by `1 / sqrt(D)`.
+    pub fn attention(
+        &self,
+        shape: AttentionShape,
+        layer_idx: usize,
+        queries: &[f32],
+        spans: &[Span<'_>],
+        out: &mut Activations,
+    ) {
+        let n_cols = shape.n_heads * shape.head_dim;
+        let n_tokens = queries.len() / n_cols;
+        assert_eq!(queries.len(), n_tokens * n_cols, "queries of a batch");
+        out.resize(n_tokens, n_cols);
+
+        let mut blocks = Vec::new();
+        for span in spans {
+            assert!(span.first_row + span.n_rows <= n_tokens, "rows of a span");
+            assert!(
+                span.pages.len() * PAGE_TOKENS >= span.position + span.n_rows,
+                "pages for every position of a span"
+            );
+            for first in (0..span.n_rows).step_by(BLOCK_TOKENS) {
+                let block = Span {
+                    first_row: span.first_row + first,
+                    n_rows: BLOCK_TOKENS.min(span.n_rows - first),
+                    position: span.position + first,
+                    pages: span.pages,
+                };
+                blocks.extend((0..shape.n_kv_heads).map(|kv_head_idx| (block, kv_head_idx)));
+            }
+        }
+        // The longest first, so that no thread is left with one at the end.
+        blocks.reverse();
+
+        let group = shape.n_heads / shape.n_kv_heads;
+        let rows = out.shared_rows();
+        self.pool().run(blocks.len(), &|block_idx| {
+            let (block, kv_head_idx) = blocks[block_idx];
+            let result = self.attend(shape, layer_idx, queries, block, kv_head_idx);
+            let width = group * shape.head_dim;
+            for (token_idx, result) in result.chunks_exact(width).take(block.n_rows).enumerate() {
+                // SAFETY: a kv head's columns of a row belong to the one task that has them.
+                let out = unsafe {
+                    rows.columns(block.first_row + token_idx, kv_head_idx * width, width)
+                };
+                out.copy_from_slice(result);
+            }
+        });
+        self.quantize(out);
+    }
+
+    /// One kv head of one block of tokens: (tokens, H / G, D), padded to whole row blocks.
+    fn attend(
+        &self,
+        shape: AttentionShape,
+        layer_idx: usize,
+        queries: &[f32],
+        block: Span<'_>,
+        kv_head_idx: usize,
+    ) -> Vec<f32> {
+        let head_dim = shape.head_dim;
+        let group = shape.n_heads / shape.n_kv_heads;
+        let n_rows = (block.n_rows * group).next_multiple_of(ROWS);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+
+        let mut scaled = vec![0.0; n_rows * head_dim];
+        for token_idx in 0..block.n_rows {
+            let row = block.first_row + token_idx;
+            let from = (row * shape.n_heads + kv_head_idx * group) * head_dim;
+            let width = group * head_dim;
+            for (scaled, query) in
+                scaled[token_idx * width..][..width].iter_mut().zip(&queries[from..][..width])
+            {
+                *scaled = query * scale;
+            }
+        }
+        let mut out = vec![0.0; n_rows * head_dim];
+        let mut running = vec![Running { max: f32::MIN, sums: [0.0; PAGE_TOKENS] }; n_rows];
+        let mut n_visible = vec![0; n_rows];
+        let mut keys = vec![0.0; shape.side()];
+        let mut values = vec![0.0; shape.side()];
+        let n_keys = block.position + block.n_rows;
+        for (page_idx, page) in block.pages[..n_keys.div_ceil(PAGE_TOKENS)].iter().enumerate() {
+            let first_key = page_idx * PAGE_TOKENS;
+            for (row, n_visible) in n_visible.iter_mut().take(block.n_rows * group).enumerate() {
+                let position = block.position + row / group;
+                *n_visible = (position + 1).saturating_sub(first_key).min(PAGE_TOKENS);
+            }
+            let start = page.start(layer_idx, kv_head_idx);
+            let (key_side, value_side) =
+                page.numbers[start..][..2 * shape.side()].split_at(shape.side());
+            key_side.convert_to_f32_slice(&mut keys);
+            value_side.convert_to_f32_slice(&mut values);
+            let visit = PageVisit {
+                queries: &scaled,
+                keys: &keys,
+                values: &values,
+                n_visible: &n_visible,
+                running: &mut running,
+                out: &mut out,
+                head_dim,
+            };
+            visit_page(self.isa(), visit);
+        }
+        for (out, running) in out.chunks_exact_mut(head_dim).zip(&running) {
+            let sum: f32 = running.sums.iter().sum();
+            if sum > 0.0 {
+                for out in out {
+                    *out /= sum;
+                }
+            }
+        }
+        out
+    }
+}

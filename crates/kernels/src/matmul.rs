@@ -1,0 +1,209 @@
+//! Products of packed weights with activations.
+//!
+//! One output is one row of weights times one token. Its value is defined here, by the plain loops
+//! of [`scalar_tile`]: panel after panel, in each group first the exact integer sum of codes, then
+//! `sum * (scale * token scale)` added with one rounding, then the group's offset likewise. The
+//! vector kernels compute 16 rows at once in just this order, so they return the same bits.
+
+use crate::activations::Activations;
+use crate::packed::{Layout, PANEL_COLS, PackedMatrix, TILE_ROWS, panel_code, panel_group};
+use crate::pool::ThreadPool;
+use crate::shared_slice::SharedSlice;
+use crate::{Compute, Isa};
+
+/// Tokens that one call of a tile kernel handles at most: as many as have room in registers.
+pub(crate) const MAX_TILE_TOKENS: usize = 8;
+
+/// A few tokens' activations, as the tile kernels read them.
+#[derive(Clone, Copy)]
+pub(crate) struct TokenBlock<'a> {
+    pub(crate) stride: usize,
+    pub(crate) values: &'a [f32],
+    pub(crate) codes: &'a [i8],
+    pub(crate) scales: &'a [f32],
+    pub(crate) neg_sums: &'a [i32],
+    pub(crate) neg_scaled_sums: &'a [f32],
+    pub(crate) neg_half_sums: &'a [i32],
+}
+
+/// Computes 16 rows for up to [`MAX_TILE_TOKENS`] tokens: the panels of one tile, the tokens, and
+/// one array of 16 outputs for each token.
+pub(crate) type TileKernel = fn(Layout, &[u8], TokenBlock<'_>, &mut [[f32; TILE_ROWS]]);
+
+impl Activations {
+    fn block(&self, first: usize, n: usize) -> TokenBlock<'_> {
+        let panels = self.stride / PANEL_COLS;
+        TokenBlock {
+            stride: self.stride,
+            values: &self.values[first * self.stride..][..n * self.stride],
+            codes: &self.codes[first * self.stride..][..n * self.stride],
+            scales: &self.scales[first * panels..][..n * panels],
+            neg_sums: &self.neg_sums[first * panels..][..n * panels],
+            neg_scaled_sums: &self.neg_scaled_sums[first * panels..][..n * panels],
+            neg_half_sums: &self.neg_half_sums[first * panels * 2..][..n * panels * 2],
+        }
+    }
+}
+
+/// The specification of every tile kernel.
+pub(crate) fn scalar_tile(
+    layout: Layout,
+    tile: &[u8],
+    x: TokenBlock<'_>,
+    out: &mut [[f32; TILE_ROWS]],
+) {
+    for (token_idx, out) in out.iter_mut().enumerate() {
+        *out = [0.0; TILE_ROWS];
+        for (panel_idx, panel) in tile.chunks_exact(layout.panel_bytes()).enumerate() {
+            let col_start = token_idx * x.stride + panel_idx * PANEL_COLS;
+            if layout.is_quantized() {
+                let panels = x.stride / PANEL_COLS;
+                let scale = x.scales[token_idx * panels + panel_idx];
+                let codes = &x.codes[col_start..][..PANEL_COLS];
+                scalar_panel(layout, panel, codes, scale, out);
+            } else {
+                for col in 0..PANEL_COLS {
+                    let value = x.values[col_start + col];
+                    for (lane, out) in out.iter_mut().enumerate() {
+                        let weight = float_weight(layout, panel, col * TILE_ROWS + lane);
+                        *out = weight.mul_add(value, *out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn scalar_panel(
+    layout: Layout,
+    panel: &[u8],
+    codes: &[i8],
+    token_scale: f32,
+    out: &mut [f32; TILE_ROWS],
+) {
+    let (group_cols, has_offset) = match layout {
+        Layout::Byte { group_cols, has_offset } => (group_cols, has_offset),
+        Layout::Nibble { has_offset } => (PANEL_COLS, has_offset),
+        _ => unreachable!("float layouts have no codes"),
+    };
+    for (group_idx, codes) in codes.chunks(group_cols).enumerate() {
+        let token_sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+        for (lane, out) in out.iter_mut().enumerate() {
+            let sum: i32 = (group_idx * group_cols..)
+                .zip(codes)
+                .map(|(col, &code)| panel_code(layout, panel, lane, col) * i32::from(code))
+                .sum();
+            let group = panel_group(layout, panel, lane, group_idx);
+            *out = (sum as f32).mul_add(group.scale * token_scale, *out);
+            if has_offset {
+                *out = (token_sum as f32 * token_scale).mul_add(group.offset, *out);
+            }
+        }
+    }
+}
+
+pub(crate) fn float_weight(layout: Layout, panel: &[u8], number: usize) -> f32 {
+    match layout {
+        Layout::F32 => {
+            let bytes = &panel[number * 4..][..4];
+            f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+        }
+        Layout::F16 => {
+            half::f16::from_le_bytes([panel[number * 2], panel[number * 2 + 1]]).to_f32()
+        }
+        _ => half::bf16::from_le_bytes([panel[number * 2], panel[number * 2 + 1]]).to_f32(),
+    }
+}
+
+pub(crate) fn tile_kernel(isa: Isa) -> TileKernel {
+    match isa {
+        Isa::Scalar => scalar_tile,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => crate::x86::avx2_tile,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => crate::x86::avx512_tile,
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => scalar_tile,
+    }
+}
+
+impl Compute {
+    /// `out = x * weights^T` for several matrices that read the same `x`, in one job.
+    ///
+    /// # Shapes
+    /// `x`: (T, C); each matrix (R, C) with its `out`: (T, R).
+    ///
+    /// # Panics
+    /// If a shape does not fit.
+    pub fn matmul(&self, x: &Activations, products: &mut [(&PackedMatrix, &mut [f32])]) {
+        self.product(x, products, |out, sums| out.copy_from_slice(sums));
+    }
+
+    /// `out += x * weights^T`: a projection back into the residual stream.
+    pub fn matmul_add(&self, x: &Activations, weights: &PackedMatrix, out: &mut [f32]) {
+        self.product(x, &mut [(weights, out)], |out, sums| {
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+        });
+    }
+
+    fn product(
+        &self,
+        x: &Activations,
+        products: &mut [(&PackedMatrix, &mut [f32])],
+        store: impl Fn(&mut [f32], &[f32]) + Sync,
+    ) {
+        let n_tokens = x.n_rows();
+        for (weights, out) in products.iter() {
+            assert_eq!(weights.n_cols(), x.n_cols(), "columns of weights and activations");
+            assert_eq!(out.len(), weights.n_rows() * n_tokens, "outputs of a product");
+        }
+        let kernel = tile_kernel(self.isa());
+        let jobs: Vec<Job<'_>> = products
+            .iter_mut()
+            .map(|(weights, out)| Job { weights, out: SharedSlice::new(out) })
+            .collect();
+        let n_tiles: usize = jobs.iter().map(|job| job.weights.n_tiles()).sum();
+        let chunk_tiles = chunk_tiles(self.pool(), n_tiles);
+        self.pool().run(n_tiles.div_ceil(chunk_tiles), &|chunk_idx| {
+            let mut sums = [[0.0; TILE_ROWS]; MAX_TILE_TOKENS];
+            let end = n_tiles.min((chunk_idx + 1) * chunk_tiles);
+            for flat_idx in chunk_idx * chunk_tiles..end {
+                let (job, tile_idx) = find_tile(&jobs, flat_idx);
+                let n_rows = job.weights.n_rows();
+                let first_row = tile_idx * TILE_ROWS;
+                let n_lanes = TILE_ROWS.min(n_rows - first_row);
+                let tile = job.weights.tile(tile_idx);
+                for first in (0..n_tokens).step_by(MAX_TILE_TOKENS) {
+                    let n = MAX_TILE_TOKENS.min(n_tokens - first);
+                    kernel(job.weights.layout(), tile, x.block(first, n), &mut sums[..n]);
+                    for (token_idx, sums) in (first..).zip(&sums[..n]) {
+                        // SAFETY: a tile's rows of a token belong to the one task that has the tile.
+                        let out = unsafe { job.out.take(token_idx * n_rows + first_row, n_lanes) };
+                        store(out, &sums[..n_lanes]);
+                    }
+                }
+            }
+        });
+    }
+}
+
+struct Job<'a> {
+    weights: &'a PackedMatrix,
+    out: SharedSlice<'a, f32>,
+}
+
+fn find_tile<'a, 'b>(jobs: &'b [Job<'a>], mut flat_idx: usize) -> (&'b Job<'a>, usize) {
+    for job in jobs {
+        if flat_idx < job.weights.n_tiles() {
+            return (job, flat_idx);
+        }
+        flat_idx -= job.weights.n_tiles();
+    }
+    unreachable!("a tile of these products")
+}
+
+/// Tiles a thread takes at once: enough pieces that a slow thread does not hold up the others, few
+/// enough that taking one costs nothing.
+fn chunk_tiles(pool: &ThreadPool, n_tiles: usize) -> usize {
+    n_tiles.div_ceil(pool.n_threads() * 8).max(1)
+}

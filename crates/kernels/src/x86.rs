@@ -1,0 +1,361 @@
+//! Tile kernels for x86-64. `matmul.rs` says what they compute; here is only how.
+
+#![expect(clippy::wildcard_imports, reason = "intrinsics carry their prefix")]
+
+use std::arch::x86_64::*;
+
+use crate::matmul::{MAX_TILE_TOKENS, TokenBlock};
+use crate::packed::{Layout, PANEL_COLS, TILE_ROWS};
+
+/// Checks once what the loads below rely on.
+fn check(layout: Layout, tile: &[u8], x: &TokenBlock<'_>, n_tokens: usize) {
+    let n_panels = x.stride / PANEL_COLS;
+    assert_eq!(tile.len(), n_panels * layout.panel_bytes(), "bytes of a tile");
+    assert_eq!(x.values.len(), n_tokens * x.stride, "values of the tokens");
+    assert_eq!(x.codes.len(), n_tokens * x.stride, "codes of the tokens");
+    assert_eq!(x.scales.len(), n_tokens * n_panels, "scales of the tokens");
+    assert_eq!(x.neg_sums.len(), n_tokens * n_panels, "sums of the tokens");
+    assert_eq!(x.neg_scaled_sums.len(), n_tokens * n_panels, "scaled sums of the tokens");
+    assert_eq!(x.neg_half_sums.len(), n_tokens * n_panels * 2, "half sums of the tokens");
+}
+
+/// Calls `$kernel::<T, KIND>` for `n` tokens in steps of the sizes given, largest first.
+macro_rules! by_tokens {
+    ($kernel:ident <$kind:tt>, $tile:expr, $x:expr, $out:expr, [$($size:literal),*]) => {{
+        let mut first = 0;
+        let mut rest: &mut [[f32; TILE_ROWS]] = $out;
+        $(
+            while rest.len() >= $size {
+                let (now, later) = rest.split_first_chunk_mut::<$size>().expect("checked length");
+                // SAFETY: the processor has the features, and `check` has seen the lengths.
+                unsafe { $kernel::<$size, $kind>($tile, &$x, first, now) };
+                first += $size;
+                rest = later;
+            }
+        )*
+        debug_assert_eq!(first, $out.len());
+    }};
+}
+
+macro_rules! by_layout {
+    ($layout:expr, $quant:ident, $float:ident, $tile:expr, $x:expr, $out:expr, $sizes:tt) => {
+        match $layout {
+            Layout::Nibble { has_offset: false } => {
+                by_tokens!($quant<NIBBLE>, $tile, $x, $out, $sizes)
+            }
+            Layout::Nibble { has_offset: true } => {
+                by_tokens!($quant<{ NIBBLE | OFFSET }>, $tile, $x, $out, $sizes)
+            }
+            Layout::Byte { group_cols: 32, has_offset: false } => {
+                by_tokens!($quant<0>, $tile, $x, $out, $sizes)
+            }
+            Layout::Byte { group_cols: 32, has_offset: true } => {
+                by_tokens!($quant<OFFSET>, $tile, $x, $out, $sizes)
+            }
+            Layout::Byte { has_offset: false, .. } => {
+                by_tokens!($quant<HALVES>, $tile, $x, $out, $sizes)
+            }
+            Layout::Byte { has_offset: true, .. } => {
+                by_tokens!($quant<{ HALVES | OFFSET }>, $tile, $x, $out, $sizes)
+            }
+            Layout::F32 => by_tokens!($float<0>, $tile, $x, $out, $sizes),
+            Layout::F16 => by_tokens!($float<1>, $tile, $x, $out, $sizes),
+            Layout::BF16 => by_tokens!($float<2>, $tile, $x, $out, $sizes),
+        }
+    };
+}
+
+pub(crate) fn avx512_tile(
+    layout: Layout,
+    tile: &[u8],
+    x: TokenBlock<'_>,
+    out: &mut [[f32; TILE_ROWS]],
+) {
+    check(layout, tile, &x, out.len());
+    assert!(out.len() <= MAX_TILE_TOKENS, "tokens of one call");
+    by_layout!(layout, quant_512, float_512, tile, x, out, [8, 7, 6, 5, 4, 3, 2, 1]);
+}
+
+pub(crate) fn avx2_tile(
+    layout: Layout,
+    tile: &[u8],
+    x: TokenBlock<'_>,
+    out: &mut [[f32; TILE_ROWS]],
+) {
+    check(layout, tile, &x, out.len());
+    by_layout!(layout, quant_256, float_256, tile, x, out, [4, 2, 1]);
+}
+
+/// Four-bit codes; else a byte each.
+const NIBBLE: u8 = 1;
+/// A scale for each half panel; else for the whole.
+const HALVES: u8 = 2;
+/// Offsets beside the scales.
+const OFFSET: u8 = 4;
+
+const fn panel_bytes(kind: u8) -> usize {
+    let has_offset = kind & OFFSET != 0;
+    let layout = if kind & NIBBLE != 0 {
+        Layout::Nibble { has_offset }
+    } else {
+        Layout::Byte { group_cols: if kind & HALVES != 0 { 16 } else { 32 }, has_offset }
+    };
+    layout.panel_bytes()
+}
+
+/// Four consecutive codes of a token in every lane.
+macro_rules! quad {
+    ($set1:ident, $codes:expr, $quad:expr) => {{
+        // SAFETY: the caller's panel has 32 codes, and `quad` is below 8.
+        let quad = unsafe { $codes.add($quad * 4) };
+        // SAFETY: as above; unaligned.
+        $set1(unsafe { quad.cast::<i32>().read_unaligned() })
+    }};
+}
+
+/// # Safety
+/// `check` passed for this layout and at least `first + T` tokens.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn quant_512<const T: usize, const KIND: u8>(
+    tile: &[u8],
+    x: &TokenBlock<'_>,
+    first: usize,
+    out: &mut [[f32; TILE_ROWS]; T],
+) {
+    let nibble = const { KIND & NIBBLE != 0 };
+    let halves = const { KIND & HALVES != 0 };
+    let has_offset = const { KIND & OFFSET != 0 };
+    let n_panels = x.stride / PANEL_COLS;
+    let low_mask = _mm512_set1_epi8(0x0f);
+    let mut sums = [_mm512_setzero_ps(); T];
+    for (panel_idx, panel) in tile.chunks_exact(const { panel_bytes(KIND) }).enumerate() {
+        let load = |at: usize| {
+            let bytes: &[u8; 64] = panel[at..].first_chunk().expect("inside the panel");
+            // SAFETY: 64 readable bytes; unaligned.
+            unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+        };
+        let load_f16 = |at: usize| {
+            let bytes: &[u8; 32] = panel[at..].first_chunk().expect("inside the panel");
+            // SAFETY: 32 readable bytes; unaligned.
+            _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
+        };
+        let mut weights = [_mm512_setzero_si512(); 8];
+        if nibble {
+            for quad in 0..4 {
+                let both = load(quad * 64);
+                weights[quad] = _mm512_and_si512(both, low_mask);
+                weights[quad + 4] = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low_mask);
+            }
+        } else {
+            for (quad, weights) in weights.iter_mut().enumerate() {
+                *weights = load(quad * 64);
+            }
+        }
+        let scales_at = if nibble { 256 } else { 512 };
+        let n_groups = if halves { 2 } else { 1 };
+        let mut scale = [_mm512_setzero_ps(); 2];
+        let mut offset = [_mm512_setzero_ps(); 2];
+        for group in 0..n_groups {
+            scale[group] = load_f16(scales_at + group * 32);
+            if has_offset {
+                offset[group] = load_f16(scales_at + (n_groups + group) * 32);
+            }
+        }
+        for token_idx in 0..T {
+            let flat = (first + token_idx) * n_panels + panel_idx;
+            let codes = x.codes[flat * PANEL_COLS..][..PANEL_COLS].as_ptr();
+            let token_scale = _mm512_set1_ps(x.scales[flat]);
+            for group in 0..n_groups {
+                let neg_sum =
+                    if halves { x.neg_half_sums[flat * 2 + group] } else { x.neg_sums[flat] };
+                let mut sum = if !nibble {
+                    _mm512_slli_epi32::<7>(_mm512_set1_epi32(neg_sum))
+                } else if !has_offset {
+                    _mm512_slli_epi32::<3>(_mm512_set1_epi32(neg_sum))
+                } else {
+                    _mm512_setzero_si512()
+                };
+                let quads = 8 / n_groups;
+                for quad in group * quads..(group + 1) * quads {
+                    let x4 = quad!(_mm512_set1_epi32, codes, quad);
+                    sum = _mm512_dpbusd_epi32(sum, weights[quad], x4);
+                }
+                let scale = _mm512_mul_ps(scale[group], token_scale);
+                sums[token_idx] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, sums[token_idx]);
+                if has_offset {
+                    let neg_scaled = if halves {
+                        _mm512_set1_ps(neg_sum as f32 * x.scales[flat])
+                    } else {
+                        _mm512_set1_ps(x.neg_scaled_sums[flat])
+                    };
+                    sums[token_idx] = _mm512_fnmadd_ps(neg_scaled, offset[group], sums[token_idx]);
+                }
+            }
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        // SAFETY: 16 writable floats; unaligned.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) };
+    }
+}
+
+/// `KIND`: 0 for f32, 1 for f16, 2 for bf16 weights.
+///
+/// # Safety
+/// As [`quant_512`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn float_512<const T: usize, const KIND: u8>(
+    tile: &[u8],
+    x: &TokenBlock<'_>,
+    first: usize,
+    out: &mut [[f32; TILE_ROWS]; T],
+) {
+    let width = if KIND == 0 { 4 } else { 2 };
+    let mut sums = [_mm512_setzero_ps(); T];
+    for (col, bytes) in tile.chunks_exact(TILE_ROWS * width).enumerate() {
+        let weights = if KIND == 0 {
+            // SAFETY: 64 readable bytes; unaligned.
+            unsafe { _mm512_loadu_ps(bytes.as_ptr().cast()) }
+        } else {
+            // SAFETY: 32 readable bytes; unaligned.
+            let narrow = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
+            if KIND == 1 {
+                _mm512_cvtph_ps(narrow)
+            } else {
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
+            }
+        };
+        for (token_idx, sums) in sums.iter_mut().enumerate() {
+            let value = x.values[(first + token_idx) * x.stride + col];
+            *sums = _mm512_fmadd_ps(weights, _mm512_set1_ps(value), *sums);
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        // SAFETY: 16 writable floats; unaligned.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) };
+    }
+}
+
+/// # Safety
+/// As [`quant_512`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn quant_256<const T: usize, const KIND: u8>(
+    tile: &[u8],
+    x: &TokenBlock<'_>,
+    first: usize,
+    out: &mut [[f32; TILE_ROWS]; T],
+) {
+    let nibble = const { KIND & NIBBLE != 0 };
+    let halves = const { KIND & HALVES != 0 };
+    let has_offset = const { KIND & OFFSET != 0 };
+    let n_panels = x.stride / PANEL_COLS;
+    let low_mask = _mm256_set1_epi8(0x0f);
+    let sign_bit = _mm256_set1_epi8(i8::MIN);
+    let ones = _mm256_set1_epi16(1);
+    // Eight rows at a time: two registers would hold all sixteen, but not their codes as well.
+    for half in 0..2 {
+        let mut sums = [_mm256_setzero_ps(); T];
+        for (panel_idx, panel) in tile.chunks_exact(const { panel_bytes(KIND) }).enumerate() {
+            let load = |quad: usize| {
+                let bytes: &[u8; 32] =
+                    panel[quad * 64 + half * 32..].first_chunk().expect("inside the panel");
+                // SAFETY: 32 readable bytes; unaligned.
+                unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+            };
+            let load_f16 = |at: usize| {
+                let bytes: &[u8; 16] =
+                    panel[at + half * 16..].first_chunk().expect("inside the panel");
+                // SAFETY: 16 readable bytes; unaligned.
+                _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+            };
+            let mut weights = [_mm256_setzero_si256(); 8];
+            for (quad, weights) in weights.iter_mut().enumerate() {
+                *weights = if !nibble {
+                    _mm256_xor_si256(load(quad), sign_bit)
+                } else if quad < 4 {
+                    _mm256_and_si256(load(quad), low_mask)
+                } else {
+                    _mm256_and_si256(_mm256_srli_epi16::<4>(load(quad - 4)), low_mask)
+                };
+            }
+            let scales_at = if nibble { 256 } else { 512 };
+            let n_groups = if halves { 2 } else { 1 };
+            for token_idx in 0..T {
+                let flat = (first + token_idx) * n_panels + panel_idx;
+                let codes = x.codes[flat * PANEL_COLS..][..PANEL_COLS].as_ptr();
+                let token_scale = _mm256_set1_ps(x.scales[flat]);
+                for group in 0..n_groups {
+                    let neg_sum =
+                        if halves { x.neg_half_sums[flat * 2 + group] } else { x.neg_sums[flat] };
+                    let mut sum = if nibble && !has_offset {
+                        _mm256_slli_epi32::<3>(_mm256_set1_epi32(neg_sum))
+                    } else {
+                        _mm256_setzero_si256()
+                    };
+                    let quads = 8 / n_groups;
+                    for quad in group * quads..(group + 1) * quads {
+                        let x4 = quad!(_mm256_set1_epi32, codes, quad);
+                        // No pair of products leaves i16: 2 * 128 * 127 fits.
+                        let pairs = if nibble {
+                            _mm256_maddubs_epi16(weights[quad], x4)
+                        } else {
+                            let signed = _mm256_sign_epi8(x4, weights[quad]);
+                            _mm256_maddubs_epi16(_mm256_abs_epi8(weights[quad]), signed)
+                        };
+                        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+                    }
+                    let scale = _mm256_mul_ps(load_f16(scales_at + group * 32), token_scale);
+                    let sums = &mut sums[token_idx];
+                    *sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *sums);
+                    if has_offset {
+                        let offset = load_f16(scales_at + (n_groups + group) * 32);
+                        let neg_scaled = _mm256_set1_ps(neg_sum as f32 * x.scales[flat]);
+                        *sums = _mm256_fnmadd_ps(neg_scaled, offset, *sums);
+                    }
+                }
+            }
+        }
+        for (out, sums) in out.iter_mut().zip(sums) {
+            // SAFETY: 8 writable floats from lane `half * 8` on; unaligned.
+            unsafe { _mm256_storeu_ps(out[half * 8..][..8].as_mut_ptr(), sums) };
+        }
+    }
+}
+
+/// # Safety
+/// As [`quant_512`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn float_256<const T: usize, const KIND: u8>(
+    tile: &[u8],
+    x: &TokenBlock<'_>,
+    first: usize,
+    out: &mut [[f32; TILE_ROWS]; T],
+) {
+    let width = if KIND == 0 { 4 } else { 2 };
+    for half in 0..2 {
+        let mut sums = [_mm256_setzero_ps(); T];
+        for (col, bytes) in tile.chunks_exact(TILE_ROWS * width).enumerate() {
+            let bytes = &bytes[half * 8 * width..][..8 * width];
+            let weights = if KIND == 0 {
+                // SAFETY: 32 readable bytes; unaligned.
+                unsafe { _mm256_loadu_ps(bytes.as_ptr().cast()) }
+            } else {
+                // SAFETY: 16 readable bytes; unaligned.
+                let narrow = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+                if KIND == 1 {
+                    _mm256_cvtph_ps(narrow)
+                } else {
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(narrow)))
+                }
+            };
+            for (token_idx, sums) in sums.iter_mut().enumerate() {
+                let value = x.values[(first + token_idx) * x.stride + col];
+                *sums = _mm256_fmadd_ps(weights, _mm256_set1_ps(value), *sums);
+            }
+        }
+        for (out, sums) in out.iter_mut().zip(sums) {
+            // SAFETY: 8 writable floats from lane `half * 8` on; unaligned.
+            unsafe { _mm256_storeu_ps(out[half * 8..][..8].as_mut_ptr(), sums) };
+        }
+    }
+}
