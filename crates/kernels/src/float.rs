@@ -4,6 +4,7 @@
 //! run in 16 lanes that are added up in a fixed order.
 
 use crate::isa::stamped;
+use crate::shared_slice::SharedSlice;
 use crate::{Activations, Compute};
 
 const LANES: usize = 16;
@@ -207,6 +208,28 @@ impl Rope {
                 }
             }
         }
+    }
+}
+
+impl Compute {
+    /// Rotates the heads of a batch in place.
+    ///
+    /// # Shapes
+    /// `heads`: (T, H, D) with rows of `n_cols = H * D`; `angles`: one table a token.
+    pub fn rotate(
+        &self,
+        rope: &Rope,
+        heads: &mut [f32],
+        (n_cols, head_dim): (usize, usize),
+        angles: &[Vec<[f32; 2]>],
+    ) {
+        assert_eq!(heads.len(), angles.len() * n_cols, "a table of angles for each token");
+        let rows = SharedSlice::new(heads);
+        self.pool().run(angles.len(), &|row_idx| {
+            // SAFETY: each task has a row of its own.
+            let row = unsafe { rows.take(row_idx * n_cols, n_cols) };
+            rope.rotate(row, head_dim, &angles[row_idx]);
+        });
     }
 }
 
