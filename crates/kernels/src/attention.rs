@@ -36,26 +36,56 @@ impl AttentionShape {
         PAGE_TOKENS * self.head_dim
     }
 
-    /// Bytes of one page: keys and values of all layers.
-    pub fn page_bytes(&self) -> usize {
-        self.n_layers * self.n_kv_heads * 2 * self.side() * size_of::<f16>()
+    fn page_numbers(&self) -> usize {
+        self.n_layers * self.n_kv_heads * 2 * self.side()
     }
 }
 
-/// Keys and values of [`PAGE_TOKENS`] consecutive tokens, all layers, f16.
+/// What keys and values are stored as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// Half the memory; the difference is below what quantised weights cost.
+    #[default]
+    F16,
+    /// For comparing with a float reference.
+    F32,
+}
+
+impl KvType {
+    /// Bytes of one page: keys and values of all layers.
+    pub fn page_bytes(self, shape: AttentionShape) -> usize {
+        let number_bytes = match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        };
+        shape.page_numbers() * number_bytes
+    }
+}
+
+/// Keys and values of [`PAGE_TOKENS`] consecutive tokens, all layers.
 ///
 /// # Shapes
 /// For each layer and kv head, keys (D, 32) and then values (32, D).
 #[derive(Clone)]
 pub struct KvPage {
     shape: AttentionShape,
-    numbers: Box<[f16]>,
+    numbers: Numbers,
+}
+
+#[derive(Clone)]
+enum Numbers {
+    F16(Box<[f16]>),
+    F32(Box<[f32]>),
 }
 
 impl KvPage {
-    pub fn new(shape: AttentionShape) -> Self {
-        let n_numbers = shape.page_bytes() / size_of::<f16>();
-        Self { shape, numbers: vec![f16::ZERO; n_numbers].into_boxed_slice() }
+    pub fn new(shape: AttentionShape, kv_type: KvType) -> Self {
+        let n_numbers = shape.page_numbers();
+        let numbers = match kv_type {
+            KvType::F16 => Numbers::F16(vec![f16::ZERO; n_numbers].into_boxed_slice()),
+            KvType::F32 => Numbers::F32(vec![0.0; n_numbers].into_boxed_slice()),
+        };
+        Self { shape, numbers }
     }
 
     fn start(&self, layer_idx: usize, kv_head_idx: usize) -> usize {
@@ -71,17 +101,42 @@ impl KvPage {
         assert!(slot < PAGE_TOKENS && layer_idx < self.shape.n_layers, "a place in the page");
         assert_eq!(keys.len(), self.shape.n_kv_heads * head_dim, "keys of a token");
         assert_eq!(values.len(), keys.len(), "values of a token");
-        let mut narrow = vec![f16::ZERO; head_dim];
         for (kv_head_idx, (keys, values)) in
             keys.chunks_exact(head_dim).zip(values.chunks_exact(head_dim)).enumerate()
         {
             let start = self.start(layer_idx, kv_head_idx);
-            let (key_side, value_side) = self.numbers[start..][..2 * side].split_at_mut(side);
-            narrow.convert_from_f32_slice(keys);
-            for (column, key) in key_side.chunks_exact_mut(PAGE_TOKENS).zip(&narrow) {
-                column[slot] = *key;
+            let value_start = start + side + slot * head_dim;
+            match &mut self.numbers {
+                Numbers::F16(numbers) => {
+                    let columns = numbers[start..][..side].chunks_exact_mut(PAGE_TOKENS);
+                    for (column, key) in columns.zip(keys) {
+                        column[slot] = f16::from_f32(*key);
+                    }
+                    numbers[value_start..][..head_dim].convert_from_f32_slice(values);
+                }
+                Numbers::F32(numbers) => {
+                    let columns = numbers[start..][..side].chunks_exact_mut(PAGE_TOKENS);
+                    for (column, key) in columns.zip(keys) {
+                        column[slot] = *key;
+                    }
+                    numbers[value_start..][..head_dim].copy_from_slice(values);
+                }
             }
-            value_side[slot * head_dim..][..head_dim].convert_from_f32_slice(values);
+        }
+    }
+
+    /// One kv head of one layer as floats: keys (D, 32) and values (32, D).
+    fn read(&self, layer_idx: usize, kv_head_idx: usize, keys: &mut [f32], values: &mut [f32]) {
+        let (start, side) = (self.start(layer_idx, kv_head_idx), self.shape.side());
+        match &self.numbers {
+            Numbers::F16(numbers) => {
+                numbers[start..][..side].convert_to_f32_slice(keys);
+                numbers[start + side..][..side].convert_to_f32_slice(values);
+            }
+            Numbers::F32(numbers) => {
+                keys.copy_from_slice(&numbers[start..][..side]);
+                values.copy_from_slice(&numbers[start + side..][..side]);
+            }
         }
     }
 }
@@ -207,7 +262,7 @@ impl Compute {
     /// `queries`: (T, H, D); `out`: (T, H * D), resized here and quantised.
     ///
     /// # Numerics
-    /// Scores, softmax and sums in f32 over f16 keys and values; scores scaled by `1 / sqrt(D)`.
+    /// Scores, softmax and sums in f32 over the stored keys and values; scores scaled by `1 / sqrt(D)`.
     pub fn attention(
         &self,
         shape: AttentionShape,
@@ -295,11 +350,7 @@ impl Compute {
                 let position = block.position + row / group;
                 *n_visible = (position + 1).saturating_sub(first_key).min(PAGE_TOKENS);
             }
-            let start = page.start(layer_idx, kv_head_idx);
-            let (key_side, value_side) =
-                page.numbers[start..][..2 * shape.side()].split_at(shape.side());
-            key_side.convert_to_f32_slice(&mut keys);
-            value_side.convert_to_f32_slice(&mut values);
+            page.read(layer_idx, kv_head_idx, &mut keys, &mut values);
             let visit = PageVisit {
                 queries: &scaled,
                 keys: &keys,

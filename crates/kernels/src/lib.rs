@@ -29,7 +29,7 @@ mod shared_slice;
 mod x86;
 
 pub use activations::Activations;
-pub use attention::{AttentionShape, KvPage, PAGE_TOKENS, Span};
+pub use attention::{AttentionShape, KvPage, KvType, PAGE_TOKENS, Span};
 pub use compute::Compute;
 pub use float::{Rope, RopeScaling};
 pub use isa::{InvalidIsa, Isa};

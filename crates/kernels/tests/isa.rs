@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rapport_kernels::blocks::{BlockType, dequantize_row};
 use rapport_kernels::{
-    Activations, AttentionShape, Compute, Isa, KvPage, PAGE_TOKENS, PackedMatrix, Span,
+    Activations, AttentionShape, Compute, Isa, KvPage, KvType, PAGE_TOKENS, PackedMatrix, Span,
 };
 
 fn computes() -> Vec<Compute> {
@@ -157,7 +157,7 @@ proptest! {
         let queries = numbers(n_tokens * n_heads * head_dim);
         let keys = numbers(n_tokens * n_kv_heads * head_dim);
         let values = numbers(n_tokens * n_kv_heads * head_dim);
-        let mut pages = vec![KvPage::new(shape); n_tokens.div_ceil(PAGE_TOKENS)];
+        let mut pages = vec![KvPage::new(shape, KvType::F16); n_tokens.div_ceil(PAGE_TOKENS)];
         let width = n_kv_heads * head_dim;
         for token_idx in 0..n_tokens {
             pages[token_idx / PAGE_TOKENS].write(

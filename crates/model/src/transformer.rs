@@ -226,10 +226,7 @@ impl Transformer {
             output.add_bias(&mut s.residual);
 
             compute.rms_norm(&s.residual, &layer.feed_forward_norm, epsilon, &mut s.normed);
-            compute.matmul(
-                &s.normed,
-                &mut [(&layer.gate, &mut s.gate), (&layer.up, &mut s.up)],
-            );
+            compute.matmul(&s.normed, &mut [(&layer.gate, &mut s.gate), (&layer.up, &mut s.up)]);
             let inner = self.architecture.feed_forward;
             compute.silu_mul(&s.gate, &s.up, inner, &mut s.inner);
             compute.matmul_add(&s.inner, &layer.down, &mut s.residual);
