@@ -1,0 +1,43 @@
+//! What the machine has.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use rapport_kernels::ThreadPool;
+
+/// Cores that do arithmetic: hyper-threads of one core share its units, so they count once.
+pub(crate) fn physical_cores() -> NonZeroUsize {
+    let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let cores = (0..available.get())
+        .filter_map(|cpu| {
+            let folder = format!("/sys/devices/system/cpu/cpu{cpu}/topology");
+            let read = |file: &str| std::fs::read_to_string(format!("{folder}/{file}")).ok();
+            Some((read("physical_package_id")?, read("core_id")?))
+        })
+        .collect::<BTreeSet<_>>();
+    NonZeroUsize::new(cores.len()).unwrap_or(available).min(available)
+}
+
+/// Bytes a second that all threads read from memory: the ceiling of writing a reply, which reads
+/// every weight once a token. The best of several passes over 256 MiB.
+pub(crate) fn read_bandwidth(pool: &ThreadPool) -> f64 {
+    const N_WORDS: usize = 32 << 20;
+    const CHUNK_WORDS: usize = 1 << 16;
+    let words = vec![1_u64; N_WORDS];
+    let mut best = 0.0_f64;
+    for _ in 0..5 {
+        let start = Instant::now();
+        pool.run(N_WORDS / CHUNK_WORDS, &|chunk_idx| {
+            let chunk = &words[chunk_idx * CHUNK_WORDS..][..CHUNK_WORDS];
+            let (lanes, _) = chunk.as_chunks::<32>();
+            let mut sums = [0_u64; 32];
+            for lane in lanes {
+                sums.iter_mut().zip(lane).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
+            }
+            std::hint::black_box(sums);
+        });
+        best = best.max((N_WORDS * 8) as f64 / start.elapsed().as_secs_f64());
+    }
+    best
+}
