@@ -11,6 +11,7 @@
 //! Row-major, the last dimension contiguous.
 
 pub mod gguf;
+pub mod tokenizer;
 
 mod architecture;
 mod error;
