@@ -12,6 +12,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+# Rotations over the original context above which a pair keeps its frequency, and below which it is
+# interpolated. llama.cpp reads no metadata key for them in this architecture (it does in others).
+YARN_BETA_FAST = 32.0
+YARN_BETA_SLOW = 1.0
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -19,9 +24,6 @@ class RopeScaling:
     factor: float = 1.0
     original_context_tokens: int = 0
     attention_factor: float = 1.0
-    # llama.cpp's defaults, both overridable in metadata
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,6 @@ def load(path: Path, dtype: type = np.float64) -> Llama:
             "llama.rope.scaling.original_context_length", metadata("llama.context_length")
         ),
         attention_factor=metadata("llama.rope.scaling.attn_factor", 1.0),
-        beta_fast=metadata("llama.rope.scaling.yarn_beta_fast", 32.0),
-        beta_slow=metadata("llama.rope.scaling.yarn_beta_slow", 1.0),
     )
     return Llama(
         n_layers=metadata("llama.block_count"),
@@ -113,8 +113,8 @@ def rope_angles(model: Llama, n_tokens: int) -> tuple[np.ndarray, float]:
             wavelength = scaling.original_context_tokens / (rotations * 2 * np.pi)
             return model.rope_dim * np.log(wavelength) / (2 * np.log(model.rope_base))
 
-        low = max(0.0, np.floor(pair_of_rotations(scaling.beta_fast)))
-        high = min(model.rope_dim - 1.0, np.ceil(pair_of_rotations(scaling.beta_slow)))
+        low = max(0.0, np.floor(pair_of_rotations(YARN_BETA_FAST)))
+        high = min(model.rope_dim - 1.0, np.ceil(pair_of_rotations(YARN_BETA_SLOW)))
         keep = 1 - np.clip((pair - low) / max(0.001, high - low), 0, 1)
         frequency = frequency * keep + frequency / scaling.factor * (1 - keep)
         magnitude = 1 + 0.1 * np.log(scaling.factor)

@@ -60,8 +60,7 @@ SHAPES = [
     Shape("rope-yarn", 6, heads=2, kv_heads=2, head_dim=16, context_tokens=1024,
           rope_metadata={"type": "yarn", "factor": 4.0, "original_context_length": 256}),
     Shape("rope-yarn-attn-factor", 7, heads=2, kv_heads=1, head_dim=16, context_tokens=1024, rope_base=500.0,
-          rope_metadata={"type": "yarn", "factor": 8.0, "original_context_length": 128, "attn_factor": 0.75,
-                         "yarn_beta_fast": 16.0, "yarn_beta_slow": 2.0}),
+          rope_metadata={"type": "yarn", "factor": 8.0, "original_context_length": 128, "attn_factor": 0.75}),
     Shape("attn-bias", 8, kv_heads=2, attention_bias=True),
     # Not a file llama.cpp accepts for this architecture: numpy only.
     Shape("rope-partial", 9, heads=2, kv_heads=2, head_dim=16, rope_dim=8),
@@ -70,7 +69,7 @@ SHAPES = [
 ]  # fmt: skip
 
 # Rows of 64 and 128 for types with blocks of 32, of 256 for those with blocks of 256.
-BLOCK_32 = Shape("block-32", 20, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=128, tied=True)
+BLOCK_32 = Shape("block-32", 20, hidden=64, layers=1, heads=4, kv_heads=2, head_dim=16, ffn=128, tied=True)
 BLOCK_256 = Shape("block-256", 21, hidden=256, layers=1, heads=8, kv_heads=1, head_dim=32, ffn=256, tied=True)
 WEIGHT_TYPES = {
     **dict.fromkeys(["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"], BLOCK_32),
