@@ -196,11 +196,10 @@ impl Tokenizer {
         for token in 0..self.n_vocab() as u32 {
             let bytes = self.token_bytes(token);
             match (self.kinds[token as usize], bytes) {
-                (_, []) => {}
                 (Kind::Ordinary, &[byte]) => {
                     self.byte_tokens[usize::from(byte)].get_or_insert(token);
                 }
-                (Kind::Ordinary, _) => {}
+                (Kind::Ordinary, _) | (_, []) => {}
                 (Kind::Control | Kind::UserDefined, &[first, ..]) => {
                     self.specials.entry(first).or_default().push(token);
                 }
