@@ -1,1 +1,3 @@
 //! Placeholder until the first real code.
+
+pub mod chat_template;
