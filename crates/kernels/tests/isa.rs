@@ -1,5 +1,7 @@
 //! Every instruction set and thread count gives the bits of the scalar specification.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 

@@ -1,12 +1,15 @@
 //! The default model against llama.cpp: `scripts/reference/README.md` says how the values were made.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rapport_kernels::{Compute, Isa, KvPage, KvType, PAGE_TOKENS};
+use rapport_model::chat_template::Segment;
 use rapport_model::gguf::Gguf;
-use rapport_model::tokenizer::{Segment, Tokenizer};
+use rapport_model::tokenizer::Tokenizer;
 use rapport_model::{Batch, BatchSequence, Logits, Scratch, Transformer};
 
 fn fixtures() -> PathBuf {

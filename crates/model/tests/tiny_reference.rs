@@ -1,5 +1,7 @@
 //! Tiny random models against llama.cpp: `scripts/reference/README.md` says how they were made.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

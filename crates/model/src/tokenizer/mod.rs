@@ -15,6 +15,7 @@ use std::cmp::Reverse;
 
 use rustc_hash::FxHashMap;
 
+use crate::chat_template::Segment;
 use crate::gguf::{Gguf, GgufError};
 use split::Splitter;
 pub use stream::StreamDecoder;
@@ -47,14 +48,6 @@ enum Kind {
     Control,
     /// A whole word of its own, wherever it stands.
     UserDefined,
-}
-
-/// A piece of a rendered conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    pub text: String,
-    /// Whether control tokens written out in it are meant as such.
-    pub trusted: bool,
 }
 
 /// Tokens that structure a conversation though files mark them as ordinary words.
