@@ -1,1 +1,3 @@
-//! Placeholder until the first real code.
+//! Models: files, tokens, templates and architectures.
+
+pub mod gguf;
