@@ -1,3 +1,4 @@
 //! Quantised blocks and the arithmetic over them.
 
 pub mod blocks;
+pub mod quantize;
