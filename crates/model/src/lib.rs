@@ -1,3 +1,4 @@
 //! Models: files, tokens, templates and architectures.
 
 pub mod gguf;
+pub mod quantize;
