@@ -15,23 +15,4 @@
 #![expect(unsafe_code, reason = "vector loads, and borrows that cross to the pool's threads")]
 
 pub mod blocks;
-
-mod activations;
-mod attention;
-mod compute;
-mod float;
-mod isa;
-mod matmul;
-mod packed;
-mod pool;
-mod shared_slice;
-#[cfg(target_arch = "x86_64")]
-mod x86;
-
-pub use activations::Activations;
-pub use attention::{AttentionShape, KvPage, KvType, PAGE_TOKENS, Span};
-pub use compute::Compute;
-pub use float::{Rope, RopeScaling};
-pub use isa::{InvalidIsa, Isa};
-pub use packed::{Layout, PANEL_COLS, PackError, PackedMatrix, TILE_ROWS, unpack_vector};
-pub use pool::ThreadPool;
+pub mod quantize;
