@@ -16,3 +16,23 @@
 
 pub mod blocks;
 pub mod quantize;
+
+mod activations;
+mod attention;
+mod compute;
+mod float;
+mod isa;
+mod matmul;
+mod packed;
+mod pool;
+mod shared_slice;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use activations::Activations;
+pub use attention::{AttentionShape, KvPage, KvType, PAGE_TOKENS, Span};
+pub use compute::Compute;
+pub use float::{Rope, RopeScaling};
+pub use isa::{InvalidIsa, Isa};
+pub use packed::{Layout, PANEL_COLS, PackError, PackedMatrix, TILE_ROWS, unpack_vector};
+pub use pool::ThreadPool;

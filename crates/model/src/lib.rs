@@ -1,4 +1,25 @@
-//! Models: files, tokens, templates and architectures.
+//! Models: files, tokens, chat templates and architectures.
+//!
+//! A model file becomes three things: a [`Transformer`] (ids in, logits out), a tokenizer and a
+//! chat template. They know nothing of each other.
+//!
+//! What is not here: scheduling, sampling, HTTP.
+//!
+//! # Shapes
+//! Dimension letters, everywhere: B batch, T query tokens, S cached tokens, C hidden, H query
+//! heads, G kv heads, D head dim, F feed-forward, E experts, A active experts a token, V vocabulary.
+//! Row-major, the last dimension contiguous.
 
+pub mod chat_template;
 pub mod gguf;
 pub mod quantize;
+pub mod tokenizer;
+
+mod architecture;
+mod error;
+mod llama;
+mod transformer;
+
+pub use architecture::Architecture;
+pub use error::LoadError;
+pub use transformer::{Batch, BatchSequence, Logits, Scratch, Transformer};
