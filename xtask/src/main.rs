@@ -1,1 +1,83 @@
-fn main() {}
+//! `xtask check`: everything that must hold before a change lands, cheapest first.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program prints")]
+
+use std::process::{Command, ExitCode};
+
+/// Which of our crates each may depend on. Adding an edge is a commit of its own, with its reason.
+const EDGES: &[(&str, &[&str])] = &[
+    ("rapport-types", &[]),
+    ("rapport-kernels", &[]),
+    ("rapport-model", &["rapport-kernels", "rapport-types"]),
+    ("rapport-engine", &["rapport-kernels", "rapport-model", "rapport-types"]),
+    ("rapport-local", &["rapport-engine", "rapport-kernels", "rapport-model", "rapport-types"]),
+    ("rapport-cli", &["rapport-kernels", "rapport-local", "rapport-model", "rapport-types"]),
+    ("rapport-testkit", &["rapport-types"]),
+];
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("check") => check(),
+        _ => {
+            eprintln!("usage: cargo run -p xtask -- check");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn check() -> ExitCode {
+    let steps: [(&str, &[&str]); 4] = [
+        ("formatting", &["fmt", "--all", "--check"]),
+        ("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+        ("tests", &["test", "--workspace", "--locked"]),
+        ("docs", &["doc", "--workspace", "--no-deps", "--locked"]),
+    ];
+    let problems = edge_problems();
+    println!("crate edges: {}", if problems.is_empty() { "ok" } else { "wrong" });
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    let mut is_good = problems.is_empty();
+    for (name, arguments) in steps {
+        println!("{name}: cargo {}", arguments.join(" "));
+        let status = Command::new("cargo").args(arguments).status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("{name} failed");
+            is_good = false;
+            break;
+        }
+    }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Dependencies between our crates that the table does not allow, read from the manifests.
+fn edge_problems() -> Vec<String> {
+    let mut problems = Vec::new();
+    let Ok(folders) = std::fs::read_dir("crates") else {
+        return vec!["run this from the root of the repository".to_owned()];
+    };
+    for folder in folders.flatten() {
+        let name = format!("rapport-{}", folder.file_name().to_string_lossy());
+        let Some((_, allowed)) = EDGES.iter().find(|(krate, _)| *krate == name) else {
+            problems.push(format!("{name} is not in the table of edges in xtask/src/main.rs"));
+            continue;
+        };
+        let Ok(manifest) = std::fs::read_to_string(folder.path().join("Cargo.toml")) else {
+            problems.push(format!("{name} has no Cargo.toml"));
+            continue;
+        };
+        let mut section = "";
+        for line in manifest.lines() {
+            if line.starts_with('[') {
+                section = line;
+            } else if section == "[dependencies]"
+                && let Some(dependency) = line.split(['.', ' ', '=']).next()
+                && dependency.starts_with("rapport-")
+                && !allowed.contains(&dependency)
+            {
+                problems.push(format!("{name} may not depend on {dependency}"));
+            }
+        }
+    }
+    problems
+}

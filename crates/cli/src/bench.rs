@@ -1,5 +1,6 @@
 //! `rapport bench`: how fast, and how far from what the machine could do.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,11 +11,13 @@ use serde_json::json;
 
 use crate::machine;
 use crate::options::{BenchKind, BenchOptions};
+use crate::pull;
 
 /// Prints a table and, as the last line, the same as one line of JSON.
-pub(crate) fn run(options: &BenchOptions) -> anyhow::Result<()> {
+pub(crate) fn run(options: &BenchOptions, home: &Path) -> anyhow::Result<()> {
+    let path = pull::resolve(&options.model, home)?;
     let compute = options.compute.compute();
-    let gguf = Gguf::open(&options.model)?;
+    let gguf = Gguf::open(&path)?;
     let model = Transformer::load(&gguf, &compute)?;
     drop(gguf);
     let n_tokens = options.tokens.map_or_else(
@@ -41,7 +44,7 @@ pub(crate) fn run(options: &BenchOptions) -> anyhow::Result<()> {
         BenchKind::Decode => "decode",
         BenchKind::Prefill => "prefill",
     };
-    let name = options.model.file_name().unwrap_or_default().to_string_lossy();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     println!("model            {name}");
     println!("what             {kind}, {n_tokens} tokens, median of {}", rates.len());
     println!("instruction set  {}, {} threads", compute.isa(), compute.pool().n_threads());
@@ -81,8 +84,7 @@ fn decode(model: &Transformer, compute: &Compute, n_tokens: usize) -> f64 {
 
 /// Tokens a second of one prompt.
 fn prefill(model: &Transformer, compute: &Compute, n_tokens: usize) -> f64 {
-    let tokens: Vec<u32> =
-        (0..n_tokens).map(|idx| (idx * 7919 % model.n_vocab()) as u32).collect();
+    let tokens: Vec<u32> = (0..n_tokens).map(|idx| (idx * 7919 % model.n_vocab()) as u32).collect();
     let mut pages = pages(model, n_tokens);
     let mut scratch = Scratch::default();
     let start = Instant::now();

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Instant;
 
-use rapport_kernels::ThreadPool;
+use rapport_kernels::{Isa, ThreadPool};
+
+use crate::pull;
 
 /// Cores that do arithmetic: hyper-threads of one core share its units, so they count once.
 pub(crate) fn physical_cores() -> NonZeroUsize {
@@ -40,4 +43,43 @@ pub(crate) fn read_bandwidth(pool: &ThreadPool) -> f64 {
         best = best.max((N_WORDS * 8) as f64 / start.elapsed().as_secs_f64());
     }
     best
+}
+
+/// `rapport doctor`: what the machine has, and what would help.
+pub(crate) fn doctor(home: &Path) {
+    let cores = physical_cores();
+    println!("cores            {cores} physical");
+    let available: Vec<&str> =
+        Isa::ALL.iter().filter(|isa| isa.is_available()).map(|isa| isa.as_str()).collect();
+    println!("instruction sets {}", available.join(", "));
+    if Isa::detect() == Isa::Scalar {
+        println!("                 ! no AVX2: replies will be slow on this processor");
+    }
+    if let Some(megabytes) = available_memory_mb() {
+        println!("memory free      {megabytes} MB");
+        if megabytes < 600 {
+            println!("                 ! the default model wants about 600 MB: close something");
+        }
+    }
+    let pool = ThreadPool::new(cores);
+    println!("memory reads     {:.1} GB/s", read_bandwidth(&pool) / 1e9);
+    let existing = home.ancestors().find(|folder| folder.exists()).unwrap_or(home);
+    if let Ok(stat) = rustix::fs::statvfs(existing) {
+        let megabytes = stat.f_bavail * stat.f_frsize / 1_000_000;
+        println!("disk free        {megabytes} MB at {}", home.display());
+        if megabytes < 200 {
+            println!("                 ! pulling a model needs more: set RAPPORT_HOME elsewhere");
+        }
+    }
+    match pull::resolve(pull::DEFAULT_MODEL, home) {
+        Ok(path) => println!("default model    {}", path.display()),
+        Err(error) => println!("default model    ! {error}"),
+    }
+}
+
+fn available_memory_mb() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes / 1000)
 }

@@ -2,22 +2,26 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use rapport_kernels::{Compute, KvPage, KvType, PAGE_TOKENS};
 use rapport_model::gguf::Gguf;
+use rapport_model::tokenizer::Tokenizer;
 use rapport_model::{Batch, BatchSequence, Logits, Scratch, Transformer};
 
 use crate::options::{LogitsOptions, PerplexityOptions};
+use crate::pull;
 
 /// Positions computed in one pass: bounds the memory that logits take.
 const CHUNK_TOKENS: usize = 64;
 
 /// Writes the logits of every position.
-pub(crate) fn logits(options: &LogitsOptions) -> anyhow::Result<()> {
+pub(crate) fn logits(options: &LogitsOptions, home: &Path) -> anyhow::Result<()> {
+    let path = pull::resolve(&options.model, home)?;
     let compute = options.compute.compute();
-    let model = Transformer::load(&Gguf::open(&options.model)?, &compute)?;
+    let model = Transformer::load(&Gguf::open(&path)?, &compute)?;
     check(&model, &options.tokens)?;
     let file = File::create(&options.out)
         .with_context(|| format!("cannot write {}", options.out.display()))?;
@@ -32,10 +36,42 @@ pub(crate) fn logits(options: &LogitsOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the perplexity of a text in windows that each start from an empty context.
-pub(crate) fn perplexity(options: &PerplexityOptions) -> anyhow::Result<()> {
-    let _ = options;
-    anyhow::bail!("needs the tokenizer")
+/// Prints the perplexity of a text in windows that each start from an empty context; the first
+/// token of a window is not scored, and a last window shorter than the others is left out.
+pub(crate) fn perplexity(options: &PerplexityOptions, home: &Path) -> anyhow::Result<()> {
+    let path = pull::resolve(&options.model, home)?;
+    let compute = options.compute.compute();
+    let gguf = Gguf::open(&path)?;
+    let tokenizer = Tokenizer::from_gguf(&gguf)?;
+    let model = Transformer::load(&gguf, &compute)?;
+    drop(gguf);
+    let text = std::fs::read_to_string(&options.file)
+        .with_context(|| format!("cannot read {}", options.file.display()))?;
+    let tokens = tokenizer.encode(&text);
+    let window = options.window.get();
+    ensure!(window >= 2, "a window of one token scores nothing: use at least 2");
+    ensure!(
+        tokens.len() >= window,
+        "{} has {} tokens, fewer than one window of {window}: use --window",
+        options.file.display(),
+        tokens.len()
+    );
+    let (mut log_prob, mut n_scored) = (0.0, 0_usize);
+    for tokens in tokens.chunks_exact(window) {
+        check(&model, tokens)?;
+        for_each_row(&model, &compute, tokens, |position, row| {
+            if let Some(&next) = tokens.get(position + 1) {
+                let max = row.iter().copied().fold(f32::MIN, f32::max);
+                let sum: f64 = row.iter().map(|logit| f64::from(logit - max).exp()).sum();
+                log_prob += f64::from(row[next as usize] - max) - sum.ln();
+                n_scored += 1;
+            }
+            Ok(())
+        })?;
+    }
+    let perplexity = (-log_prob / n_scored as f64).exp();
+    println!("perplexity {perplexity:.4} over {n_scored} tokens in windows of {window}");
+    Ok(())
 }
 
 fn check(model: &Transformer, tokens: &[u32]) -> anyhow::Result<()> {

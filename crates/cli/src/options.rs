@@ -1,10 +1,14 @@
 //! Every flag of every command.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rapport_kernels::{Compute, Isa};
+use rapport_types::{Mode, ThinkingBudget};
+
+use crate::pull::DEFAULT_MODEL;
+use rapport_cli::chat::Settings;
 
 /// A conversational AI that you own: warm, honest, and yours to run.
 #[derive(Debug, Parser)]
@@ -16,6 +20,21 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Talk: in the terminal, or one message through a pipe
+    Chat(ChatCommand),
+    /// Bring a model of the catalogue to this machine
+    Pull {
+        #[arg(default_value = DEFAULT_MODEL)]
+        name: String,
+    },
+    /// List the models of the catalogue and where they are
+    Models,
+    /// Show what is in a model file
+    Inspect { file: PathBuf },
+    /// Write a model file with smaller weights
+    Quantize(QuantizeOptions),
+    /// Check the machine and say what would help
+    Doctor,
     /// Measure speed: a table, then one line of JSON
     Bench(BenchOptions),
     /// Write a model's raw logits, to compare with another engine
@@ -42,6 +61,51 @@ impl ComputeOptions {
     }
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ChatCommand {
+    /// A model of the catalogue, or the path of a .gguf file
+    #[arg(long, env = "RAPPORT_MODEL", default_value = DEFAULT_MODEL)]
+    pub(crate) model: String,
+    /// fast, thinking or auto
+    #[arg(long, default_value = "auto")]
+    pub(crate) mode: Mode,
+    /// How much to think: none, low, medium, high or a number of tokens
+    #[arg(long, default_value = "medium")]
+    pub(crate) budget: ThinkingBudget,
+    /// What the model is told before the conversation
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+    /// 0 is always the most likely word, 2 is wild
+    #[arg(long, default_value = "0.7")]
+    pub(crate) temperature: f32,
+    /// Same seed, same text
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// The longest answer
+    #[arg(long, default_value_t = Settings::DEFAULT_MAX_TOKENS)]
+    pub(crate) max_tokens: NonZeroU32,
+    /// From a pipe: each line is a turn, instead of all of it one message
+    #[arg(long)]
+    pub(crate) lines: bool,
+    /// From a pipe: say on standard error which mode answered, and the thought
+    #[arg(long)]
+    pub(crate) verbose: bool,
+    /// Go on with a conversation that /save wrote
+    #[arg(long)]
+    pub(crate) load: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuantizeOptions {
+    pub(crate) source: PathBuf,
+    pub(crate) out: PathBuf,
+    /// Q4_0, Q8_0, Q4_K, Q6_K, ...
+    #[arg(long = "type")]
+    pub(crate) block_type: String,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BenchKind {
     /// One reply being written
@@ -53,9 +117,9 @@ pub(crate) enum BenchKind {
 #[derive(Debug, Args)]
 pub(crate) struct BenchOptions {
     pub(crate) kind: BenchKind,
-    /// A model file
-    #[arg(long)]
-    pub(crate) model: PathBuf,
+    /// A model of the catalogue, or the path of a .gguf file
+    #[arg(long, env = "RAPPORT_MODEL", default_value = DEFAULT_MODEL)]
+    pub(crate) model: String,
     /// Tokens of a run [default: 128 for decode, 512 for prefill]
     #[arg(long)]
     pub(crate) tokens: Option<NonZeroUsize>,
@@ -68,9 +132,9 @@ pub(crate) struct BenchOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogitsOptions {
-    /// A model file
-    #[arg(long)]
-    pub(crate) model: PathBuf,
+    /// A model of the catalogue, or the path of a .gguf file
+    #[arg(long, env = "RAPPORT_MODEL", default_value = DEFAULT_MODEL)]
+    pub(crate) model: String,
     /// Token ids, with commas between them
     #[arg(long, value_delimiter = ',', required = true)]
     pub(crate) tokens: Vec<u32>,
@@ -83,9 +147,9 @@ pub(crate) struct LogitsOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct PerplexityOptions {
-    /// A model file
-    #[arg(long)]
-    pub(crate) model: PathBuf,
+    /// A model of the catalogue, or the path of a .gguf file
+    #[arg(long, env = "RAPPORT_MODEL", default_value = DEFAULT_MODEL)]
+    pub(crate) model: String,
     /// A text file
     #[arg(long)]
     pub(crate) file: PathBuf,

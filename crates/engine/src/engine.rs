@@ -43,7 +43,7 @@ pub struct Phase {
     pub stop_tokens: Vec<u32>,
     /// At most this many chosen tokens; 0 skips straight to `closing`.
     pub max_tokens: u32,
-    /// Written where the phase did not end itself by a stop token.
+    /// Written where the phase did not end itself by a stop token or its constraint.
     pub closing: Vec<u32>,
     pub constraint: Option<Box<dyn Constraint>>,
 }
@@ -80,12 +80,26 @@ pub enum SubmitError {
 #[derive(Clone, Debug, PartialEq)]
 pub enum EngineEvent {
     /// The sequence has its place; its prompt is computed from the next step on.
-    Started { id: SequenceId, cached_tokens: usize },
+    Started {
+        id: SequenceId,
+        cached_tokens: usize,
+    },
     /// A token was written: chosen by the sampler, or forced by a phase's opening or closing.
-    Token { id: SequenceId, phase_idx: usize, choice: Choice, is_forced: bool },
-    PhaseEnded { id: SequenceId, phase_idx: usize, ending: Ending },
+    Token {
+        id: SequenceId,
+        phase_idx: usize,
+        choice: Choice,
+        is_forced: bool,
+    },
+    PhaseEnded {
+        id: SequenceId,
+        phase_idx: usize,
+        ending: Ending,
+    },
     /// The last phase ended; the sequence is gone.
-    Finished { id: SequenceId },
+    Finished {
+        id: SequenceId,
+    },
 }
 
 /// How a phase ended.
@@ -165,15 +179,17 @@ impl Engine {
         if request.prompt.is_empty() {
             return Err(SubmitError::EmptyPrompt);
         }
-        let forced = request.phases.iter().flat_map(|phase| phase.opening.iter().chain(&phase.closing));
+        let forced =
+            request.phases.iter().flat_map(|phase| phase.opening.iter().chain(&phase.closing));
         if let Some(&token) =
             request.prompt.iter().chain(forced).find(|token| **token as usize >= n_vocab)
         {
             return Err(SubmitError::UnknownToken { token, n_vocab });
         }
-        let written = request.phases.iter().map(|phase| {
-            phase.opening.len() + phase.max_tokens as usize + phase.closing.len()
-        });
+        let written = request
+            .phases
+            .iter()
+            .map(|phase| phase.opening.len() + phase.max_tokens as usize + phase.closing.len());
         let needed_tokens = request.prompt.len() + written.sum::<usize>();
         let room_tokens = self.context_tokens();
         if needed_tokens > room_tokens {
@@ -227,7 +243,9 @@ impl Engine {
     fn admit(&mut self, events: &mut Vec<EngineEvent>) {
         while let Some(waiting) = self.waiting.front() {
             let prompt = &waiting.request.prompt;
-            let Some(reservation) = self.pages.reserve(prompt, waiting.needed_tokens) else { return };
+            let Some(reservation) = self.pages.reserve(prompt, waiting.needed_tokens) else {
+                return;
+            };
             let Some(Waiting { id, request, .. }) = self.waiting.pop_front() else { return };
             let cached_tokens = reservation.n_shared * PAGE_TOKENS;
             events.push(EngineEvent::Started { id, cached_tokens });
@@ -328,10 +346,8 @@ impl Sequence {
         let is_complete = phase.constraint.as_ref().is_some_and(|c| c.is_complete());
         let is_limit = self.n_chosen >= phase.max_tokens;
         self.write(choice, false, events);
-        if is_stop {
+        if is_stop || is_complete {
             self.next_phase(Ending::Complete, events);
-        } else if is_complete {
-            self.close_phase(Ending::Complete, events);
         } else if is_limit {
             self.close_phase(Ending::Limit, events);
         }

@@ -14,7 +14,7 @@ mod pages;
 mod sampler;
 
 pub use engine::{
-    Constraint, Engine, EngineConfig, EngineEvent, EngineRequest, Ending, Phase, SequenceId,
+    Constraint, Ending, Engine, EngineConfig, EngineEvent, EngineRequest, Phase, SequenceId,
     SubmitError,
 };
 pub use sampler::{Choice, Sampler};

@@ -1,1 +1,152 @@
-//! Placeholder until the first real code.
+//! A model in this process, behind [`rapport_types::Generate`].
+//!
+//! This is where text meets ids: a conversation goes through the file's chat template and tokenizer
+//! to the engine, and tokens come back as whole characters, thought apart from answer. One thread
+//! owns the engine; callers talk to it by messages.
+//!
+//! What is not here: scheduling and sampling (the engine), HTTP, accounts.
+//!
+//! Start reading at [`LocalModel::load`], then `reply.rs` for the life of one reply.
+
+mod driver;
+mod modes;
+mod reply;
+mod slots;
+mod stop;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rapport_engine::{Engine, EngineConfig};
+use rapport_kernels::Compute;
+use rapport_model::chat_template::{ChatTemplate, TemplateError, TemplateTokens};
+use rapport_model::gguf::{Gguf, GgufError};
+use rapport_model::tokenizer::{Tokenizer, TokenizerError};
+use rapport_model::{LoadError, Transformer};
+use rapport_types::{BuildId, Control, EventSink, Generate, GenerateError, ModelInfo, Request};
+use sha2::{Digest, Sha256};
+
+use driver::Driver;
+
+/// Tokens that the engine keeps by default: several long conversations.
+pub const DEFAULT_KV_TOKENS: usize = 16_384;
+
+/// Why a model cannot be used for conversations.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    #[error(transparent)]
+    File(#[from] GgufError),
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error("{file}: {source}")]
+    Template { file: String, source: TemplateError },
+    #[error("{file}: tokenizer has {n_tokens} tokens and the model {n_vocab}")]
+    Vocabulary { file: String, n_tokens: usize, n_vocab: usize },
+}
+
+/// Text and its meaning for one model: shared by all replies.
+pub(crate) struct Language {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: ChatTemplate,
+    pub(crate) slots: Arc<slots::SlotTokens>,
+}
+
+/// A model that answers conversations.
+pub struct LocalModel {
+    info: ModelInfo,
+    language: Arc<Language>,
+    driver: Driver,
+}
+
+impl LocalModel {
+    /// Loads a model file and starts its engine thread.
+    ///
+    /// # Errors
+    /// If the file is not a model that Rapport can run.
+    pub fn load(path: &Path, compute: Compute, kv_tokens: usize) -> Result<Self, LocalError> {
+        let file = || path.display().to_string();
+        let gguf = Gguf::open(path)?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let model = Transformer::load(&gguf, &compute)?;
+        if tokenizer.n_vocab() != model.n_vocab() {
+            return Err(LocalError::Vocabulary {
+                file: file(),
+                n_tokens: tokenizer.n_vocab(),
+                n_vocab: model.n_vocab(),
+            });
+        }
+        let metadata = gguf.metadata();
+        let name_of = |key| {
+            let id = metadata.optional_u32(key)?;
+            let text = |id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned();
+            Ok::<_, GgufError>(id.map(text))
+        };
+        let tokens = TemplateTokens {
+            bos: name_of("tokenizer.ggml.bos_token_id")?,
+            eos: name_of("tokenizer.ggml.eos_token_id")?,
+        };
+        // A base model has no template; ChatML is what most of them have seen.
+        let source = metadata.optional_string("tokenizer.chat_template")?.unwrap_or(CHATML);
+        let template = ChatTemplate::parse(source, tokens)
+            .map_err(|source| LocalError::Template { file: file(), source })?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let build = build_id(&gguf, path);
+        drop(gguf);
+
+        let config = EngineConfig {
+            kv_tokens: kv_tokens.min(model.architecture().context_tokens * 2),
+            kv_type: rapport_kernels::KvType::F16,
+            pass_tokens: 256,
+        };
+        let engine = Engine::new(model, compute, config);
+        let context_tokens = engine.context_tokens() as u32;
+        let slots = Arc::new(slots::SlotTokens::new(&tokenizer));
+        Ok(Self {
+            info: ModelInfo { name, context_tokens, build },
+            language: Arc::new(Language { tokenizer, template, slots }),
+            driver: Driver::start(engine),
+        })
+    }
+}
+
+impl Generate for LocalModel {
+    fn model(&self) -> ModelInfo {
+        self.info.clone()
+    }
+
+    fn start(&self, request: Request, sink: EventSink) -> Result<Control, GenerateError> {
+        let job = reply::prepare(&self.language, &self.info, request, sink)?;
+        self.driver.submit(job)
+    }
+}
+
+/// The hash of the header and the file's length: names the file without reading all of it at every
+/// start. `rapport pull` has verified the whole.
+fn build_id(gguf: &Gguf, path: &Path) -> BuildId {
+    let mut hash = Sha256::new();
+    for tensor in gguf.tensors() {
+        hash.update(tensor.name.as_bytes());
+        hash.update(tensor.offset.to_le_bytes());
+        // A few bytes of each tensor tell fine-tunes of one model apart.
+        if let Ok(tensor) = gguf.tensor(&tensor.name) {
+            hash.update(&tensor.bytes[..tensor.bytes.len().min(64)]);
+        }
+    }
+    let n_bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    hash.update(n_bytes.to_le_bytes());
+    let digest = hash.finalize();
+    let number = digest[..6].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let weights = format!("{number:012x}");
+    BuildId {
+        weights,
+        adapter: "none".to_owned(),
+        persona: "none".to_owned(),
+        engine: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n\
+{{ message.content }}<|im_end|>\n{% endfor %}\
+{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";

@@ -1,6 +1,10 @@
 //! What tests share. A development dependency only.
 
+mod scripted;
+
 use std::path::PathBuf;
+
+pub use scripted::{Script, ScriptedEngine};
 
 /// The default model's file, as `make model` leaves it, or `$RAPPORT_TEST_MODEL`.
 ///
@@ -11,8 +15,12 @@ pub fn default_model() -> PathBuf {
     let cache = || {
         let rapport = std::env::var_os("RAPPORT_HOME").map(PathBuf::from);
         rapport
-            .or_else(|| std::env::var_os("XDG_CACHE_HOME").map(|xdg| PathBuf::from(xdg).join("rapport")))
-            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/rapport")))
+            .or_else(|| {
+                std::env::var_os("XDG_CACHE_HOME").map(|xdg| PathBuf::from(xdg).join("rapport"))
+            })
+            .or_else(|| {
+                std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/rapport"))
+            })
             .expect("a home folder")
     };
     let path = std::env::var_os("RAPPORT_TEST_MODEL").map_or_else(

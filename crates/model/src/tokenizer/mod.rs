@@ -10,8 +10,8 @@
 mod split;
 mod stream;
 
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 use rustc_hash::FxHashMap;
 
@@ -106,7 +106,10 @@ impl Tokenizer {
         let splitter = split::SUPPORTED
             .iter()
             .find_map(|(name, splitter)| (*name == pre).then_some(*splitter))
-            .ok_or_else(|| TokenizerError::UnknownSplitter { file: file(), found: pre.to_owned() })?;
+            .ok_or_else(|| TokenizerError::UnknownSplitter {
+                file: file(),
+                found: pre.to_owned(),
+            })?;
 
         let tokens = metadata.strings("tokenizer.ggml.tokens")?;
         let n_vocab = tokens.len();

@@ -1,0 +1,30 @@
+# `make run` brings the default model, builds, and talks. `make test` passes every test.
+
+CARGO ?= cargo
+
+.PHONY: run chat test bench check model build
+
+build:
+	$(CARGO) build --release --locked -p rapport-cli
+
+model: build
+	./target/release/rapport pull
+
+run: chat
+
+chat: model
+	./target/release/rapport chat
+
+test: model
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --workspace --locked; \
+	else \
+		$(CARGO) test --workspace --locked; \
+	fi
+
+bench: model
+	./target/release/rapport bench decode
+	./target/release/rapport bench prefill
+
+check:
+	$(CARGO) run --locked -p xtask -- check

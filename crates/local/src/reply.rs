@@ -1,0 +1,368 @@
+//! The life of one reply: conversation to tokens, tokens to events.
+
+use std::time::Instant;
+
+use rapport_engine::{Constraint, Ending, EngineEvent, EngineRequest, Phase, SubmitError};
+use rapport_model::chat_template::{CivilTime, Conversation, TemplateError};
+use rapport_model::tokenizer::StreamDecoder;
+use rapport_types::{
+    BuildId, Control, Event, EventSink, FinishReason, GenerateError, Mode, ModeChoice, ModelInfo,
+    Outcome, Reader, Request, Timings, TokenLogprob, TopLogprob, Usage,
+};
+
+use std::sync::Arc;
+
+use crate::Language;
+use crate::modes;
+use crate::slots::{self, SlotForm};
+use crate::stop::{Released, StopStrings};
+
+/// A reply that is ready for the engine.
+pub(crate) struct Job {
+    pub(crate) engine_request: EngineRequest,
+    pub(crate) reply: ReplyState,
+}
+
+/// What the driver keeps of a reply that is being made.
+pub(crate) struct ReplyState {
+    language: Arc<Language>,
+    pub(crate) control: Control,
+    sink: EventSink,
+    choice: ModeChoice,
+    seed: u64,
+    build: BuildId,
+    answer_phase_idx: usize,
+    thought: Text,
+    answer: Text,
+    usage: Usage,
+    started: Instant,
+    admitted: Option<Instant>,
+    first_token: Option<Instant>,
+    is_over: bool,
+}
+
+/// Bytes of one phase on their way to being text.
+struct Text {
+    decoder: StreamDecoder,
+    stop: StopStrings,
+    /// White space between a thought and its answer is nobody's words.
+    trim_start: bool,
+    is_stopped: bool,
+}
+
+impl Text {
+    fn new(stops: Vec<String>, trim_start: bool) -> Self {
+        let (decoder, stop) = (StreamDecoder::default(), StopStrings::new(stops));
+        Self { decoder, stop, trim_start, is_stopped: false }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> String {
+        if self.is_stopped {
+            return String::new();
+        }
+        let text = self.decoder.push(bytes);
+        self.release(&text)
+    }
+
+    fn release(&mut self, text: &str) -> String {
+        let text = match self.stop.push(text) {
+            Released::Text(text) => text,
+            Released::Stopped(text) => {
+                self.is_stopped = true;
+                text
+            }
+        };
+        if !self.trim_start {
+            return text;
+        }
+        let trimmed = text.trim_start().to_owned();
+        self.trim_start = trimmed.is_empty();
+        trimmed
+    }
+
+    fn finish(&mut self) -> String {
+        if self.is_stopped {
+            return String::new();
+        }
+        let rest = std::mem::take(&mut self.decoder).finish();
+        let shown = self.release(&rest);
+        let held = std::mem::replace(&mut self.stop, StopStrings::new(Vec::new())).finish();
+        shown + if self.is_stopped { "" } else { &held }
+    }
+}
+
+/// Ends a phase when the model has written a string that is several tokens to it.
+struct Until {
+    language: Arc<Language>,
+    end: &'static str,
+    written: Vec<u8>,
+}
+
+impl Constraint for Until {
+    fn mask(&mut self, _logits: &mut [f32]) {}
+
+    fn accept(&mut self, token: u32) {
+        self.written.extend_from_slice(self.language.tokenizer.token_bytes(token));
+    }
+
+    fn is_complete(&self) -> bool {
+        let end = self.end.as_bytes();
+        self.written.windows(end.len()).any(|window| window == end)
+    }
+}
+
+/// Turns a conversation into a request for the engine.
+pub(crate) fn prepare(
+    language: &Arc<Language>,
+    info: &ModelInfo,
+    request: Request,
+    sink: EventSink,
+) -> Result<Job, GenerateError> {
+    let started = Instant::now();
+    if request.messages.is_empty() {
+        return Err(GenerateError::NoMessages);
+    }
+    if request.max_tokens == 0 {
+        return Err(GenerateError::InvalidRequest {
+            field: "max_tokens",
+            reason: "it is 0; ask for at least one token".to_owned(),
+        });
+    }
+    let choice = modes::choose(request.mode, request.thinking_budget, &request.messages);
+    let thinks = choice.mode == Mode::Thinking;
+    let native = language.template.thinking();
+    let conversation = Conversation {
+        messages: &request.messages,
+        add_generation_prompt: true,
+        enable_thinking: Some(thinks),
+        now: CivilTime::from_unix_seconds(unix_seconds()),
+    };
+    let rendered = language.template.render(&conversation).map_err(|error| refusal(&error))?;
+    let tokenizer = &language.tokenizer;
+    let mut prompt = tokenizer.encode_segments(&rendered.segments);
+    if let Some(bos) = tokenizer.bos()
+        && prompt.first() != Some(&bos)
+    {
+        prompt.insert(0, bos);
+    }
+    let structure = |text: String| {
+        tokenizer.encode_segments(&[rapport_model::chat_template::Segment { text, trusted: true }])
+    };
+
+    let mut phases = Vec::new();
+    let budget = modes::budget_tokens(request.thinking_budget, native.is_some());
+    let close = native.map_or(slots::CLOSE, |style| style.close);
+    match native {
+        Some(style) if thinks => {
+            let close_token = tokenizer.special(style.close);
+            let until = || -> Box<dyn Constraint> {
+                let written = Vec::new();
+                Box::new(Until { language: Arc::clone(language), end: style.close, written })
+            };
+            phases.push(Phase {
+                opening: if style.prompt_opens {
+                    Vec::new()
+                } else {
+                    structure(format!("{}\n", style.open))
+                },
+                stop_tokens: close_token.into_iter().collect(),
+                max_tokens: budget,
+                closing: structure(format!("\n{}\n\n", style.close)),
+                constraint: close_token.is_none().then(until),
+            });
+        }
+        // No switch: only an empty thought keeps the model from starting one.
+        Some(style) if !style.has_switch => {
+            let open = if style.prompt_opens { "" } else { style.open };
+            prompt.extend(structure(format!("{open}\n\n{}\n\n", style.close)));
+        }
+        None if thinks => phases.push(Phase {
+            opening: structure(slots::OPEN.to_owned()),
+            stop_tokens: Vec::new(),
+            max_tokens: budget,
+            closing: structure(format!("{}\n\n", slots::CLOSE)),
+            constraint: Some(Box::new(SlotForm::new(Arc::clone(&language.slots)))),
+        }),
+        _ => {}
+    }
+
+    let used = prompt.len() as u32
+        + phases
+            .iter()
+            .map(|phase| (phase.opening.len() + phase.closing.len()) as u32 + phase.max_tokens)
+            .sum::<u32>();
+    // An answer needs some room; it takes what there is up to what was asked for.
+    let room = info.context_tokens.saturating_sub(used);
+    if room < request.max_tokens.min(16) {
+        return Err(GenerateError::PromptTooLong {
+            prompt_tokens: prompt.len() as u32,
+            context_tokens: info.context_tokens,
+        });
+    }
+    phases.push(Phase {
+        opening: Vec::new(),
+        stop_tokens: tokenizer.end_tokens().to_vec(),
+        max_tokens: request.max_tokens.min(room),
+        closing: Vec::new(),
+        constraint: None,
+    });
+
+    let seed = request.sampling.seed.unwrap_or_else(fresh_seed);
+    let answer_phase_idx = phases.len() - 1;
+    Ok(Job {
+        reply: ReplyState {
+            language: Arc::clone(language),
+            control: Control::default(),
+            sink,
+            choice,
+            seed,
+            build: info.build.clone(),
+            answer_phase_idx,
+            thought: Text::new(vec![close.to_owned()], true),
+            answer: Text::new(request.stop, answer_phase_idx > 0),
+            usage: Usage { prompt_tokens: prompt.len() as u32, ..Usage::default() },
+            started,
+            admitted: None,
+            first_token: None,
+            is_over: false,
+        },
+        engine_request: EngineRequest { prompt, phases, sampling: request.sampling, seed },
+    })
+}
+
+fn refusal(error: &TemplateError) -> GenerateError {
+    GenerateError::Template { reason: error.to_string() }
+}
+
+/// What the engine refused, in the words of [`rapport_types::Generate`].
+pub(crate) fn submit_error(error: &SubmitError) -> GenerateError {
+    match *error {
+        SubmitError::TooLong { needed_tokens, room_tokens } => GenerateError::PromptTooLong {
+            prompt_tokens: needed_tokens as u32,
+            context_tokens: room_tokens as u32,
+        },
+        SubmitError::EmptyPrompt | SubmitError::UnknownToken { .. } => {
+            GenerateError::Internal { reason: error.to_string() }
+        }
+    }
+}
+
+fn unix_seconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// Different for each reply; not a secret.
+fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0) >> 11
+}
+
+impl ReplyState {
+    /// Takes one event of this reply's sequence; returns whether the reply goes on.
+    pub(crate) fn take(&mut self, event: EngineEvent) -> bool {
+        match event {
+            EngineEvent::Started { cached_tokens, .. } => {
+                self.admitted = Some(Instant::now());
+                self.usage.cached_tokens = cached_tokens as u32;
+                let (choice, seed) = (self.choice.clone(), self.seed);
+                let prompt_tokens = self.usage.prompt_tokens;
+                let cached_tokens = self.usage.cached_tokens;
+                self.send(Event::Started { choice, seed, prompt_tokens, cached_tokens })
+            }
+            EngineEvent::Token { phase_idx, choice, is_forced, .. } => {
+                if !is_forced {
+                    self.first_token.get_or_insert_with(Instant::now);
+                }
+                if phase_idx < self.answer_phase_idx {
+                    self.usage.reasoning_tokens += 1;
+                    return is_forced || self.thought_token(choice.token);
+                }
+                self.answer_token(&choice)
+            }
+            EngineEvent::PhaseEnded { phase_idx, .. } if phase_idx < self.answer_phase_idx => {
+                let text = self.thought.finish();
+                text.is_empty() || self.send(Event::Thought(text))
+            }
+            EngineEvent::PhaseEnded { ending, .. } => {
+                let text = self.answer.finish();
+                if !text.is_empty() {
+                    self.send(Event::Text { text, logprobs: Vec::new() });
+                }
+                let reason = match ending {
+                    Ending::Complete => FinishReason::Stop,
+                    Ending::Limit | Ending::Asked => FinishReason::Length,
+                };
+                self.finish(reason);
+                false
+            }
+            EngineEvent::Finished { .. } => false,
+        }
+    }
+
+    fn thought_token(&mut self, token: u32) -> bool {
+        let language = Arc::clone(&self.language);
+        let text = self.thought.push(language.tokenizer.token_bytes(token));
+        text.is_empty() || self.send(Event::Thought(text))
+    }
+
+    fn answer_token(&mut self, choice: &rapport_engine::Choice) -> bool {
+        self.usage.completion_tokens += 1;
+        let language = Arc::clone(&self.language);
+        let tokenizer = &language.tokenizer;
+        if tokenizer.is_control(choice.token) || tokenizer.end_tokens().contains(&choice.token) {
+            return true;
+        }
+        let text = self.answer.push(tokenizer.token_bytes(choice.token));
+        let logprobs = if choice.top.is_empty() && choice.logprob == 0.0 {
+            Vec::new()
+        } else {
+            let bytes = |token| tokenizer.token_bytes(token).to_vec();
+            let top = choice
+                .top
+                .iter()
+                .map(|&(token, logprob)| TopLogprob { bytes: bytes(token), logprob })
+                .collect();
+            vec![TokenLogprob { bytes: bytes(choice.token), logprob: choice.logprob, top }]
+        };
+        let goes_on =
+            (text.is_empty() && logprobs.is_empty()) || self.send(Event::Text { text, logprobs });
+        if self.answer.is_stopped {
+            self.finish(FinishReason::Stop);
+            return false;
+        }
+        goes_on
+    }
+
+    pub(crate) fn cancel(&mut self) {
+        self.finish(FinishReason::Cancelled);
+    }
+
+    pub(crate) fn fail(&mut self, error: GenerateError) {
+        if !self.is_over {
+            self.is_over = true;
+            self.send(Event::Failed(error));
+        }
+    }
+
+    fn finish(&mut self, reason: FinishReason) {
+        if self.is_over {
+            return;
+        }
+        self.is_over = true;
+        let now = Instant::now();
+        let first = self.first_token.unwrap_or(now);
+        let ms = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64() * 1e3;
+        let timings = Timings {
+            first_token_ms: ms(self.started, first),
+            prompt_ms: ms(self.admitted.unwrap_or(first), first),
+            decode_ms: ms(first, now),
+        };
+        let outcome = Outcome { reason, usage: self.usage, timings, build: self.build.clone() };
+        self.send(Event::Finished(outcome));
+    }
+
+    fn send(&mut self, event: Event) -> bool {
+        (self.sink)(event) == Reader::Listening
+    }
+}
