@@ -8,7 +8,7 @@ use super::checksum::Sha256;
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
     #[error(
-        "there is no model `{name}`{}. Known are: {}. Any GGUF file of a hub can be pulled with \
+        "there is no model `{name}`{} Known are: {}. Any GGUF file of a hub can be pulled with \
          `rapport pull hub:OWNER/REPO/FILE.gguf`",
         suggestion(nearest.as_deref()),
         known.join(", ")
@@ -104,7 +104,7 @@ pub enum CatalogError {
 }
 
 fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map_or(String::new(), |nearest| format!("; did you mean `{nearest}`?"))
+    nearest.map_or(".".to_owned(), |nearest| format!("; did you mean `{nearest}`?"))
 }
 
 fn action(path: &std::path::Path, doing: &str) -> String {

@@ -20,11 +20,11 @@ pub(super) enum Progress {
     Hidden,
 }
 
-/// Progress as lines: one when a stage begins and one for every tenth of it.
+/// Progress as lines: one when a stage begins and one for every quarter of it.
 pub(super) struct Lines {
     stage: String,
     total_bytes: Option<u64>,
-    tenths_shown: u64,
+    quarters_shown: u64,
 }
 
 impl Progress {
@@ -32,10 +32,10 @@ impl Progress {
         match choice {
             ProgressStyleChoice::Hidden => Self::Hidden,
             ProgressStyleChoice::Automatic if io::stderr().is_terminal() => {
-                Self::Bar(ProgressBar::no_length())
+                Self::Bar(ProgressBar::hidden())
             }
             ProgressStyleChoice::Automatic | ProgressStyleChoice::Lines => {
-                Self::Lines(Lines { stage: String::new(), total_bytes: None, tenths_shown: 0 })
+                Self::Lines(Lines { stage: String::new(), total_bytes: None, quarters_shown: 0 })
             }
         }
     }
@@ -44,23 +44,16 @@ impl Progress {
     pub(super) fn begin(&mut self, stage: &str, total_bytes: Option<u64>) {
         match self {
             Self::Bar(bar) => {
-                let template = if total_bytes.is_some() {
-                    "{msg}  {bar:30}  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left"
-                } else {
-                    "{msg}  {spinner}  {bytes}"
-                };
-                if let Ok(style) = ProgressStyle::with_template(template) {
-                    bar.set_style(style);
+                bar.finish_and_clear();
+                *bar = match total_bytes {
+                    Some(total) => ProgressBar::new(total),
+                    None => ProgressBar::no_length(),
                 }
-                bar.reset();
-                match total_bytes {
-                    Some(total) => bar.set_length(total),
-                    None => bar.unset_length(),
-                }
-                bar.set_message(stage.to_owned());
+                .with_style(bar_style(total_bytes.is_some()))
+                .with_message(stage.to_owned());
             }
             Self::Lines(lines) => {
-                *lines = Lines { stage: stage.to_owned(), total_bytes, tenths_shown: 0 };
+                *lines = Lines { stage: stage.to_owned(), total_bytes, quarters_shown: 0 };
                 let size = total_bytes.map_or(String::new(), |n| format!(" ({})", size(n)));
                 say(&format!("{stage}{size}"));
             }
@@ -73,10 +66,10 @@ impl Progress {
             Self::Bar(bar) => bar.set_position(done_bytes),
             Self::Lines(lines) => {
                 let Some(total) = lines.total_bytes.filter(|&total| total > 0) else { return };
-                let tenths = (done_bytes.saturating_mul(10) / total).min(10);
-                if tenths > lines.tenths_shown {
-                    lines.tenths_shown = tenths;
-                    say(&format!("{}: {} %", lines.stage, tenths * 10));
+                let quarters = (done_bytes.saturating_mul(4) / total).min(4);
+                if quarters > lines.quarters_shown {
+                    lines.quarters_shown = quarters;
+                    say(&format!("{}: {} %", lines.stage, quarters * 25));
                 }
             }
             Self::Hidden => {}
@@ -101,6 +94,14 @@ impl Drop for Progress {
     }
 }
 
+const BAR: &str = "{msg}  {wide_bar}  {decimal_bytes} of {decimal_total_bytes}  {eta}";
+const BAR_WITHOUT_END: &str = "{msg}  {spinner}  {decimal_bytes}";
+
+fn bar_style(has_end: bool) -> ProgressStyle {
+    ProgressStyle::with_template(if has_end { BAR } else { BAR_WITHOUT_END })
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
 /// Progress nobody can read is no reason to stop.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
@@ -121,7 +122,14 @@ pub fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::size;
+    use super::{BAR, BAR_WITHOUT_END, ProgressStyle, size};
+
+    #[test]
+    fn bar_templates_are_valid() {
+        for template in [BAR, BAR_WITHOUT_END] {
+            ProgressStyle::with_template(template).unwrap();
+        }
+    }
 
     #[test]
     fn sizes_are_decimal() {

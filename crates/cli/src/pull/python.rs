@@ -71,7 +71,7 @@ impl Fetch<'_> {
         command.args(["--no-input", "--no-cache-dir", "--no-deps", "--only-binary", ":all:"]);
         command.args(["--dest", "wheel", &requirement]).stdout(Stdio::null());
         // pip shows no progress to programs; the size of what it has written so far says as much.
-        progress.begin(&format!("Fetching {requirement} with pip"), self.expected.size_bytes);
+        progress.begin(&format!("Fetching {package} {version}"), self.expected.size_bytes);
         let mut child = self.start(&mut command, temporary)?;
         let status = loop {
             match child.process.try_wait() {
@@ -106,7 +106,8 @@ impl Fetch<'_> {
     ) -> Result<Sha256, PullError> {
         let PythonMember { package, version, member } = self.source;
         let mut part = Part::open(temporary.join("member.part"), false, progress, cancelled)?;
-        part.begin_stage(&format!("Unpacking {member}"), self.expected.size_bytes);
+        let file_name = member.rsplit('/').next().unwrap_or(member);
+        part.begin_stage(&format!("Unpacking {file_name}"), self.expected.size_bytes);
         let mut command = self.command(temporary);
         command.args(["-c", EXTRACT]).arg(wheel).arg(member).stdout(Stdio::piped());
         let mut child = self.start(&mut command, temporary)?;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
@@ -90,7 +91,9 @@ impl Record {
     pub(super) fn save(&self, folder: &Path) -> Result<(), PullError> {
         let path = folder.join(RECORD);
         let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            // Readable for whom the model is readable: a cache may be shared.
+            let permissions = fs::Permissions::from_mode(0o666);
+            let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
             serde_json::to_writer_pretty(&mut file, self)?;
             file.write_all(b"\n")?;
             file.as_file().sync_all()?;
@@ -355,7 +358,8 @@ pub(super) fn check_file(
         let found_bytes = metadata.len();
         return Err(PullError::WrongSize { source_name, expected_bytes, found_bytes });
     }
-    progress.begin(&format!("Checking {source_name}"), Some(metadata.len()));
+    let file_name = path.file_name().unwrap_or_default().display();
+    progress.begin(&format!("Checking {file_name}"), Some(metadata.len()));
     let mut hasher = Hasher::default();
     let mut n_bytes = 0;
     read_pieces(&mut file, |piece| {
