@@ -1,8 +1,8 @@
 //! The way into ggml's block types: floats to the codes and scales that lose the least.
 //!
 //! Given codes, the best scale (and offset) of a group is a small weighted least-squares problem
-//! with a closed form; given a scale, the best codes are the nearest ones. [`fit_affine`] and
-//! [`fit_symmetric`] try a range of scales around the one that maps the extremes onto the end
+//! with a closed form; given a scale, the best codes are the nearest ones. `fit_affine` and
+//! `fit_symmetric` try a range of scales around the one that maps the extremes onto the end
 //! codes, solve for each, and keep the best. The K types then round the scales of a block's groups
 //! to small integers, trying the neighbours of each together with the codes that go with it.
 //!
