@@ -1,1 +1,4 @@
-//! Placeholder until the first real code.
+//! Quantised blocks and the arithmetic over them.
+
+pub mod blocks;
+pub mod quantize;

@@ -1,3 +1,5 @@
-//! Placeholder until the first real code.
+//! Models: files, tokens, templates and architectures.
 
 pub mod chat_template;
+pub mod gguf;
+pub mod quantize;
