@@ -1,1 +1,5 @@
+pub mod command;
 pub mod render;
+pub mod session;
+pub mod settings;
+pub mod transcript;
