@@ -12,7 +12,7 @@ use super::settings::SettingKey;
 
 /// A line as its writer meant it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
+pub(super) enum Input {
     Nothing,
     Message(String),
     Command(Command),
@@ -20,7 +20,7 @@ pub enum Input {
 
 /// Something to do other than to answer a message. `None` asks for the present value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(super) enum Command {
     Help,
     Mode(Option<Mode>),
     Budget(Option<ThinkingBudget>),
@@ -42,14 +42,14 @@ pub enum Command {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SystemChange {
+pub(super) enum SystemChange {
     Set(String),
     Remove,
 }
 
 /// What saving does to a file that is already there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IfExists {
+pub(super) enum IfExists {
     Refuse,
     Replace,
 }
@@ -78,7 +78,7 @@ impl ThoughtView {
 
 /// One row of `/help`.
 #[derive(Clone, Copy, Debug)]
-pub struct CommandHelp {
+pub(super) struct CommandHelp {
     pub name: &'static str,
     pub arguments: &'static str,
     pub does: &'static str,
@@ -89,7 +89,7 @@ const fn row(name: &'static str, arguments: &'static str, does: &'static str) ->
 }
 
 /// Every command, in the order `/help` shows them.
-pub const COMMANDS: [CommandHelp; 16] = [
+pub(super) const COMMANDS: [CommandHelp; 16] = [
     row("help", "", "this table"),
     row("mode", "fast|thinking|auto", "answer at once, think first, or let Rapport choose"),
     row("budget", "none|low|medium|high|N", "how much a reply may think"),
@@ -110,7 +110,7 @@ pub const COMMANDS: [CommandHelp; 16] = [
 
 /// Why a line that begins with a slash does nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError {
+pub(super) enum CommandError {
     #[error("there is no command `/{found}`{}; a message that begins with a slash is sent with //", did_you_mean("/", *nearest))]
     Unknown { found: String, nearest: Option<&'static str> },
     #[error("there is no setting `{found}`{}: the settings are {}", did_you_mean("", *nearest), setting_names())]
@@ -142,7 +142,7 @@ fn setting_names() -> String {
 ///
 /// # Errors
 /// The line begins with a slash and is not a command.
-pub fn parse(line: &str) -> Result<Input, CommandError> {
+pub(super) fn parse(line: &str) -> Result<Input, CommandError> {
     let line = line.trim_end();
     if line.trim_start().is_empty() {
         return Ok(Input::Nothing);
@@ -250,15 +250,15 @@ fn edit_distance(from: &str, to: &str) -> usize {
 
 /// How the word before the cursor can go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Completion {
+pub(super) enum Completion {
     /// Replace the text from this byte by one of these.
     Words { start: usize, words: Vec<String> },
-    /// A file name is wanted.
-    File,
+    /// A file name is wanted; its path begins at this byte.
+    File { start: usize },
 }
 
 /// Completes a line up to the cursor.
-pub fn complete(before_cursor: &str, model_names: &[String]) -> Completion {
+pub(super) fn complete(before_cursor: &str, model_names: &[String]) -> Completion {
     let nothing = Completion::Words { start: before_cursor.len(), words: Vec::new() };
     let Some(command) = before_cursor.strip_prefix('/') else { return nothing };
     let Some((name, argument)) = command.split_once(' ') else {
@@ -275,7 +275,9 @@ pub fn complete(before_cursor: &str, model_names: &[String]) -> Completion {
         }
         "set" => words(before_cursor, argument, SettingKey::ALL.map(|key| key.as_str().to_owned())),
         "model" => words(before_cursor, argument, model_names.iter().cloned()),
-        "save" | "save!" | "load" => Completion::File,
+        "save" | "save!" | "load" => {
+            Completion::File { start: before_cursor.len() - argument.len() }
+        }
         _ => nothing,
     }
 }
@@ -379,14 +381,14 @@ mod tests {
             Completion::Words { start, words } => {
                 words.iter().map(|word| format!("{}{word}", &line[..start])).collect()
             }
-            Completion::File => vec!["FILE".to_owned()],
+            Completion::File { start } => vec![format!("{}FILE", &line[..start])],
         };
         assert_eq!(completed("/st"), ["/stats"]);
         assert_eq!(completed("/s"), ["/set", "/system", "/save", "/stats"]);
         assert_eq!(completed("/mode t"), ["/mode thinking"]);
         assert_eq!(completed("/set rep"), ["/set repetition_penalty"]);
         assert_eq!(completed("/model sm"), ["/model small", "/model smaller"]);
-        assert_eq!(completed("/load x"), ["FILE"]);
+        assert_eq!(completed("/load x"), ["/load FILE"]);
         assert_eq!(completed("hello /m"), Vec::<String>::new());
     }
 

@@ -8,6 +8,7 @@
 //!
 //! Start reading at [`Wrapper::push`].
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use unicode_segmentation::{GraphemeCursor, UnicodeSegmentation};
@@ -30,7 +31,7 @@ const NOT_AT_LINE_END: &str = "（「『【〔〈《｛［([{“‘";
 
 /// The shape of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub(super) struct Layout {
     /// Columns of a line, gutter included; `None` leaves lines as long as they are.
     pub columns: Option<usize>,
     /// Printed at the start of every line.
@@ -39,7 +40,7 @@ pub struct Layout {
 
 /// Fits streamed text into lines.
 #[derive(Debug)]
-pub struct Wrapper {
+pub(super) struct Wrapper {
     layout: Layout,
     /// The column of the cursor; `0` before the gutter is printed.
     column: usize,
@@ -69,7 +70,7 @@ struct Word {
 }
 
 impl Wrapper {
-    pub fn new(layout: Layout) -> Self {
+    pub(super) fn new(layout: Layout) -> Self {
         let columns = layout.columns.map(|columns| columns.max(MIN_COLUMNS));
         Self {
             layout: Layout { columns, ..layout },
@@ -88,7 +89,7 @@ impl Wrapper {
     ///
     /// Without `columns` that is all of it but the last grapheme. With `columns` the last word is
     /// held back until it is known to fit, and blank lines at either end of the text are left out.
-    pub fn push(&mut self, piece: &str) -> String {
+    pub(super) fn push(&mut self, piece: &str) -> String {
         let mut printed = String::with_capacity(piece.len() + 8);
         self.tail.push_str(piece);
         let text = std::mem::take(&mut self.tail);
@@ -105,7 +106,7 @@ impl Wrapper {
     }
 
     /// Returns what was held back, ending with the end of a line unless nothing was ever printed.
-    pub fn finish(&mut self) -> String {
+    pub(super) fn finish(&mut self) -> String {
         let mut printed = String::new();
         let text = std::mem::take(&mut self.tail);
         for grapheme in text.graphemes(true) {
@@ -153,7 +154,8 @@ impl Wrapper {
             self.begin_line(printed);
             self.end_line(printed);
         } else {
-            self.print(if grapheme == "\t" { grapheme.into() } else { visible(grapheme) }, printed);
+            let shown = if grapheme == "\t" { Cow::from(grapheme) } else { visible(grapheme) };
+            self.print(&shown, printed);
         }
     }
 
@@ -195,15 +197,15 @@ impl Wrapper {
             if self.column + grapheme.width() > limit && self.column > gutter {
                 self.end_line(printed);
             }
-            self.print(grapheme.into(), printed);
+            self.print(grapheme, printed);
         }
     }
 
-    fn print(&mut self, text: std::borrow::Cow<'_, str>, printed: &mut String) {
+    fn print(&mut self, text: &str, printed: &mut String) {
         self.begin_line(printed);
         self.column += text.width();
         self.line_has_text = true;
-        printed.push_str(&text);
+        printed.push_str(text);
     }
 
     fn begin_line(&mut self, printed: &mut String) {
@@ -243,7 +245,7 @@ impl Word {
 }
 
 /// Text in lines, all at once: a notice or a table cell rather than a stream.
-pub fn wrap(text: &str, layout: Layout) -> String {
+pub(super) fn wrap(text: &str, layout: Layout) -> String {
     let mut wrapper = Wrapper::new(layout);
     let mut lines = wrapper.push(text);
     lines.push_str(&wrapper.finish());
@@ -267,7 +269,7 @@ fn last_grapheme_start(text: &str) -> usize {
 
 /// The grapheme with everything that could steer a terminal written out: control characters, and
 /// the marks that reorder or split a line (as in "Trojan source" attacks).
-pub fn visible(grapheme: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn visible(grapheme: &str) -> Cow<'_, str> {
     let steers = |c: char| {
         c.is_control()
             || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')

@@ -16,7 +16,7 @@ use super::settings::Settings;
 
 /// A conversation and how it goes on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Session {
+pub(super) struct Session {
     pub settings: Settings,
     system: Option<String>,
     /// Without the system message; ends with a reply.
@@ -31,7 +31,7 @@ pub struct Session {
 
 /// A message to be answered after part of the conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub(super) struct Attempt {
     text: String,
     /// How many messages come before it; those after it are replaced when the reply succeeds.
     n_before: usize,
@@ -40,7 +40,7 @@ pub struct Attempt {
 
 /// What is known about a reply that ran.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ReplyRecord {
+pub(super) struct ReplyRecord {
     pub text: String,
     pub thought: Option<String>,
     pub choice: ModeChoice,
@@ -50,7 +50,7 @@ pub struct ReplyRecord {
 
 /// The whole session, conversations that were cleared included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub(super) struct Totals {
     pub n_replies: u32,
     pub n_stopped: u32,
     pub usage: Usage,
@@ -58,7 +58,7 @@ pub struct Totals {
 
 /// Why there is nothing to ask.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SessionError {
+pub(super) enum SessionError {
     #[error("there is no message to answer again yet")]
     NothingToRegenerate,
     #[error("there is no message to edit yet")]
@@ -66,7 +66,7 @@ pub enum SessionError {
 }
 
 impl Session {
-    pub fn new(settings: Settings, system: Option<String>) -> Self {
+    pub(super) fn new(settings: Settings, system: Option<String>) -> Self {
         Self {
             settings,
             system,
@@ -78,30 +78,40 @@ impl Session {
         }
     }
 
-    pub fn system(&self) -> Option<&str> {
+    pub(super) fn system(&self) -> Option<&str> {
         self.system.as_deref()
     }
 
     /// Counts from the next reply on.
-    pub fn set_system(&mut self, system: Option<String>) {
+    pub(super) fn set_system(&mut self, system: Option<String>) {
         self.system = system;
     }
 
-    pub fn last_reply(&self) -> Option<&ReplyRecord> {
+    pub(super) fn last_reply(&self) -> Option<&ReplyRecord> {
         self.last_reply.as_ref()
     }
 
-    pub fn totals(&self) -> Totals {
+    pub(super) fn totals(&self) -> Totals {
         self.totals
     }
 
     /// Messages of the conversation, the system message not counted.
-    pub fn n_messages(&self) -> usize {
+    pub(super) fn n_messages(&self) -> usize {
         self.messages.len()
     }
 
+    /// How many of the oldest messages the model no longer sees.
+    pub(super) fn n_unseen(&self) -> usize {
+        self.n_unseen
+    }
+
+    /// Whether the last message has no reply.
+    pub(super) fn has_unanswered(&self) -> bool {
+        self.unanswered.is_some()
+    }
+
     /// The whole conversation, the system message first, a message without a reply last.
-    pub fn conversation(&self) -> Vec<Message> {
+    pub(super) fn conversation(&self) -> Vec<Message> {
         let is_new = |attempt: &&Attempt| attempt.n_before == self.messages.len();
         let unanswered = self.unanswered.as_ref().filter(is_new);
         let system = self.system.iter().map(Message::system);
@@ -110,12 +120,12 @@ impl Session {
     }
 
     /// Forgets the conversation; the system message and the settings stay.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.replace(Vec::new());
     }
 
     /// Goes on with another conversation, its system message included.
-    pub fn load(&mut self, mut conversation: Vec<Message>) {
+    pub(super) fn load(&mut self, mut conversation: Vec<Message>) {
         self.system = match conversation.first() {
             Some(first) if first.role == Role::System => Some(conversation.remove(0).content),
             _ => None,
@@ -136,12 +146,12 @@ impl Session {
     }
 
     /// Sends everything again: another model may have more room.
-    pub fn see_all_again(&mut self) {
+    pub(super) fn see_all_again(&mut self) {
         self.n_unseen = 0;
     }
 
     /// Asks `text` after the conversation.
-    pub fn ask(&self, text: String) -> Attempt {
+    pub(super) fn ask(&self, text: String) -> Attempt {
         Attempt { text, n_before: self.messages.len(), n_unseen: self.n_unseen }
     }
 
@@ -149,7 +159,7 @@ impl Session {
     ///
     /// # Errors
     /// Nothing was asked yet.
-    pub fn regenerate(&self) -> Result<Attempt, SessionError> {
+    pub(super) fn regenerate(&self) -> Result<Attempt, SessionError> {
         self.last_attempt().ok_or(SessionError::NothingToRegenerate)
     }
 
@@ -157,7 +167,7 @@ impl Session {
     ///
     /// # Errors
     /// Nothing was asked yet.
-    pub fn edit(&self, text: String) -> Result<Attempt, SessionError> {
+    pub(super) fn edit(&self, text: String) -> Result<Attempt, SessionError> {
         let last = self.last_attempt().ok_or(SessionError::NothingToEdit)?;
         Ok(Attempt { text, ..last })
     }
@@ -166,7 +176,7 @@ impl Session {
     ///
     /// # Errors
     /// Nothing was asked yet.
-    pub fn text_to_edit(&self) -> Result<String, SessionError> {
+    pub(super) fn text_to_edit(&self) -> Result<String, SessionError> {
         self.last_attempt().map(|last| last.text).ok_or(SessionError::NothingToEdit)
     }
 
@@ -180,7 +190,7 @@ impl Session {
     }
 
     /// The request for an attempt, in the mode and with the limits of [`Session::settings`].
-    pub fn request(&self, attempt: &Attempt) -> Request {
+    pub(super) fn request(&self, attempt: &Attempt) -> Request {
         let seen = &self.messages[attempt.n_unseen..attempt.n_before];
         let messages = self.system.iter().map(Message::system).chain(seen.iter().cloned());
         Request {
@@ -195,7 +205,7 @@ impl Session {
 
     /// The attempt without its oldest turn (a message and what answered it), or `None` when only
     /// the message itself is left.
-    pub fn drop_oldest_turn(&self, attempt: &Attempt) -> Option<Attempt> {
+    pub(super) fn drop_oldest_turn(&self, attempt: &Attempt) -> Option<Attempt> {
         if attempt.n_unseen >= attempt.n_before {
             return None;
         }
@@ -208,13 +218,13 @@ impl Session {
     }
 
     /// How many turns an attempt leaves out that the conversation still sent before it.
-    pub fn n_newly_dropped(&self, attempt: &Attempt) -> usize {
+    pub(super) fn n_newly_dropped(&self, attempt: &Attempt) -> usize {
         let dropped = self.messages.get(self.n_unseen..attempt.n_unseen).unwrap_or_default();
         dropped.iter().filter(|message| message.role == Role::User).count()
     }
 
     /// Takes a reply that ran, stopped ones included. One that says nothing answers nothing.
-    pub fn record(&mut self, attempt: Attempt, reply: ReplyRecord) {
+    pub(super) fn record(&mut self, attempt: Attempt, reply: ReplyRecord) {
         let usage = reply.outcome.usage;
         self.totals.n_replies += 1;
         self.totals.n_stopped += u32::from(reply.outcome.reason == FinishReason::Cancelled);
@@ -234,12 +244,12 @@ impl Session {
     }
 
     /// Keeps the message of a failed attempt for [`Session::regenerate`] and [`Session::edit`].
-    pub fn leave_unanswered(&mut self, attempt: Attempt) {
+    pub(super) fn leave_unanswered(&mut self, attempt: Attempt) {
         self.unanswered = Some(attempt);
     }
 
     /// Whether the same request would be answered with the same text again.
-    pub fn regenerates_the_same(&self) -> bool {
+    pub(super) fn regenerates_the_same(&self) -> bool {
         self.settings.sampling.seed.is_some() || self.settings.sampling.is_greedy()
     }
 }

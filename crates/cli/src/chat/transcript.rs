@@ -24,7 +24,7 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Why a conversation was not saved or loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum TranscriptError {
+pub(super) enum TranscriptError {
     #[error("{} is already there: /save! replaces it", path.display())]
     Exists { path: PathBuf },
     #[error("cannot write {}: {source}", path.display())]
@@ -41,7 +41,7 @@ pub enum TranscriptError {
 
 /// What is wrong with one line.
 #[derive(Debug, thiserror::Error)]
-pub enum LineProblem {
+pub(super) enum LineProblem {
     #[error("not UTF-8 text")]
     NotText,
     #[error("not a message at column {}: {}", source.column(), without_position(source))]
@@ -73,7 +73,7 @@ struct Line {
 ///
 /// # Errors
 /// The file exists and should stay, or cannot be written.
-pub fn save(
+pub(super) fn save(
     path: &Path,
     conversation: &[Message],
     if_exists: IfExists,
@@ -118,7 +118,7 @@ fn to_lines(conversation: &[Message]) -> Vec<u8> {
 ///
 /// # Errors
 /// The file cannot be read, or a line of it is not a message.
-pub fn load(path: &Path) -> Result<Vec<Message>, TranscriptError> {
+pub(super) fn load(path: &Path) -> Result<Vec<Message>, TranscriptError> {
     let failed = |source| TranscriptError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(failed)?;

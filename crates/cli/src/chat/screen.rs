@@ -1,0 +1,246 @@
+//! What the person sees. Text goes in, styled and fitted lines come out; every write ends with the
+//! style it began with, so a chat that is cut off leaves a clean terminal.
+//!
+//! On a terminal everything goes to one place. Where the output is read by a program only answers
+//! go there; thoughts and notes go to the error output, when they are asked for.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use rapport_types::ModeChoice;
+
+use super::command::ThoughtView;
+use super::input::PROMPT;
+use super::render::{Layout, Wrapper, wrap};
+use super::terminal::{OutputKind, Terminal};
+
+const DIM: &str = "\x1b[2m";
+const RED: &str = "\x1b[31m";
+const RESET: &str = "\x1b[0m";
+const BACK_TO_LINE_START: &str = "\r\x1b[K";
+
+/// Where replies and notes are written.
+pub(super) struct Screen<'a> {
+    output: &'a mut dyn Write,
+    errors: &'a mut dyn Write,
+    terminal: Terminal,
+    details: Details,
+    pub thought_view: ThoughtView,
+    columns: Option<usize>,
+    part: Part,
+}
+
+/// Whether thoughts and notes are written where only answers are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Details {
+    AnswersOnly,
+    Verbose,
+}
+
+/// The part of a reply being written.
+enum Part {
+    None,
+    Thought(Wrapper),
+    /// "thinking" is on the screen, to be replaced.
+    FoldedThought,
+    Answer(Wrapper),
+}
+
+#[derive(Clone, Copy)]
+enum Style {
+    Plain,
+    Dim,
+    Red,
+}
+
+impl<'a> Screen<'a> {
+    pub(super) fn new(
+        terminal: Terminal,
+        details: Details,
+        thought_view: ThoughtView,
+        output: &'a mut dyn Write,
+        errors: &'a mut dyn Write,
+    ) -> Self {
+        let columns = terminal.line_columns();
+        Self { output, errors, terminal, details, thought_view, columns, part: Part::None }
+    }
+
+    /// Columns of a line, for tables.
+    pub(super) fn columns(&self) -> usize {
+        self.columns.unwrap_or(usize::MAX)
+    }
+
+    /// Writes the prompt, for inputs that do not.
+    pub(super) fn prompt(&mut self) -> io::Result<()> {
+        self.write_aside(PROMPT, Style::Plain)
+    }
+
+    /// Writes an empty line between turns; only where they are read as they come.
+    pub(super) fn gap(&mut self) -> io::Result<()> {
+        if self.is_terminal() { self.write_aside("\n", Style::Plain) } else { Ok(()) }
+    }
+
+    /// Makes ready for a reply: the window may have changed.
+    pub(super) fn begin_reply(&mut self) {
+        self.columns = self.terminal.line_columns();
+        self.part = Part::None;
+    }
+
+    /// The mode that was chosen, and why.
+    pub(super) fn choice(&mut self, choice: &ModeChoice) -> io::Result<()> {
+        self.note(&format!("{}: {}", choice.mode, choice.reason))
+    }
+
+    /// A piece of the thought.
+    pub(super) fn thought(&mut self, piece: &str) -> io::Result<()> {
+        if self.is_silent() || self.thought_view == ThoughtView::Hidden {
+            return Ok(());
+        }
+        if self.thought_view == ThoughtView::Folded {
+            if matches!(self.part, Part::None) && self.terminal.output >= OutputKind::Monochrome {
+                self.part = Part::FoldedThought;
+                return self.write_aside("▸ thinking…", Style::Dim);
+            }
+            return Ok(());
+        }
+        if !matches!(self.part, Part::Thought(_)) {
+            self.part = Part::Thought(Wrapper::new(self.thought_layout()));
+        }
+        let Part::Thought(wrapper) = &mut self.part else { return Ok(()) };
+        let lines = wrapper.push(piece);
+        self.write_aside(&lines, Style::Dim)
+    }
+
+    /// The thought is over; `n_characters` of it were written.
+    pub(super) fn end_thought(
+        &mut self,
+        duration: Duration,
+        n_characters: usize,
+    ) -> io::Result<()> {
+        match std::mem::replace(&mut self.part, Part::None) {
+            Part::Thought(mut wrapper) => {
+                let lines = wrapper.finish();
+                self.write_aside(&lines, Style::Dim)?;
+                self.gap()
+            }
+            Part::FoldedThought => {
+                self.write_aside(BACK_TO_LINE_START, Style::Plain)?;
+                self.folded_thought(duration, n_characters)
+            }
+            Part::None if self.thought_view == ThoughtView::Folded => {
+                self.folded_thought(duration, n_characters)
+            }
+            part => {
+                self.part = part;
+                Ok(())
+            }
+        }
+    }
+
+    fn folded_thought(&mut self, duration: Duration, n_characters: usize) -> io::Result<()> {
+        let mark = if self.terminal.output >= OutputKind::Monochrome { "▸" } else { ">" };
+        let seconds = duration.as_secs_f64();
+        let line = format!("{mark} thought for {seconds:.1} s ({n_characters} characters)\n");
+        if self.is_silent() { Ok(()) } else { self.write_aside(&line, Style::Dim) }
+    }
+
+    /// A piece of the answer.
+    pub(super) fn answer(&mut self, piece: &str) -> io::Result<()> {
+        if !matches!(self.part, Part::Answer(_)) {
+            self.part = Part::Answer(Wrapper::new(Layout { columns: self.columns, gutter: "" }));
+        }
+        let Part::Answer(wrapper) = &mut self.part else { return Ok(()) };
+        let lines = wrapper.push(piece);
+        self.write_answer(&lines)
+    }
+
+    /// Ends whatever part of the reply was being written.
+    pub(super) fn end_reply(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.part, Part::None) {
+            Part::None => Ok(()),
+            Part::FoldedThought => self.write_aside(BACK_TO_LINE_START, Style::Plain),
+            Part::Thought(mut wrapper) => {
+                let lines = wrapper.finish();
+                self.write_aside(&lines, Style::Dim)
+            }
+            Part::Answer(mut wrapper) => {
+                let lines = wrapper.finish();
+                self.write_answer(&lines)
+            }
+        }
+    }
+
+    /// A whole thought, whatever the view.
+    pub(super) fn show_thought(&mut self, thought: &str) -> io::Result<()> {
+        self.write_aside(&wrap(thought, self.thought_layout()), Style::Dim)
+    }
+
+    /// Something the person asked to see.
+    pub(super) fn show(&mut self, text: &str) -> io::Result<()> {
+        self.write_aside(text, Style::Plain)
+    }
+
+    /// Something good to know.
+    pub(super) fn note(&mut self, text: &str) -> io::Result<()> {
+        if self.is_silent() {
+            return Ok(());
+        }
+        let mark = if self.terminal.output >= OutputKind::Monochrome { "· " } else { "- " };
+        self.write_aside(&hanging(mark, text, self.columns), Style::Dim)
+    }
+
+    /// Something that went wrong; never silent.
+    pub(super) fn error(&mut self, text: &str) -> io::Result<()> {
+        self.write_aside(&hanging("error: ", text, self.columns), Style::Red)
+    }
+
+    fn thought_layout(&self) -> Layout {
+        let gutter = if self.terminal.output >= OutputKind::Monochrome { "│ " } else { "| " };
+        Layout { columns: self.columns, gutter }
+    }
+
+    fn is_terminal(&self) -> bool {
+        self.terminal.output != OutputKind::Pipe
+    }
+
+    fn is_silent(&self) -> bool {
+        !self.is_terminal() && self.details == Details::AnswersOnly
+    }
+
+    fn write_answer(&mut self, text: &str) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.output.write_all(text.as_bytes())?;
+        self.output.flush()
+    }
+
+    fn write_aside(&mut self, text: &str, style: Style) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let begin = match style {
+            Style::Dim => DIM,
+            Style::Red => RED,
+            Style::Plain => "",
+        };
+        let styled = if self.terminal.output == OutputKind::Colour && !begin.is_empty() {
+            // The line end stays outside: a style that reaches over it can colour the next line.
+            let (lines, end) = text.strip_suffix('\n').map_or((text, ""), |lines| (lines, "\n"));
+            format!("{begin}{lines}{RESET}{end}")
+        } else {
+            text.to_owned()
+        };
+        let place = if self.is_terminal() { &mut *self.output } else { &mut *self.errors };
+        place.write_all(styled.as_bytes())?;
+        place.flush()
+    }
+}
+
+/// Wrapped text whose first line begins with `mark` and whose others are indented.
+pub(super) fn hanging(mark: &str, text: &str, columns: Option<usize>) -> String {
+    const INDENT: &str = "  ";
+    let columns = columns.map(|columns| columns.saturating_sub(INDENT.len()));
+    let lines = wrap(&format!("{mark}{text}"), Layout { columns, gutter: "" });
+    lines.trim_end().replace('\n', &format!("\n{INDENT}")) + "\n"
+}
