@@ -97,6 +97,14 @@ fn verbose_writes_thoughts_and_notes_apart() {
 }
 
 #[test]
+fn a_pipe_into_a_terminal_is_wrapped_and_still_only_the_answer() {
+    let terminal = Terminal { output: OutputKind::Colour, ..PIPES };
+    let ran = run(options(), terminal, b"hi", ScriptedEngine::new([thinking()]));
+    assert_eq!(ran.output, "A long answer that\nis not wrapped.\n");
+    assert_eq!(ran.errors, "");
+}
+
+#[test]
 fn a_line_end_is_added_once() {
     let script = Script::new().text("\n  done").text(" \n\n");
     let ran = run(options(), PIPES, b"hi", ScriptedEngine::new([script]));
@@ -213,7 +221,9 @@ fn a_keyboard_without_a_terminal_to_write_to_gets_no_escape_codes() {
     let ran = run(options(), terminal, b"hi\n/moed\n", ScriptedEngine::new([thinking()]));
     assert_eq!(ran.status, ExitStatus::Success);
     assert_eq!(ran.output, "A long answer that is not wrapped.\n");
-    assert!(ran.errors.starts_with("> > error: there is no command `/moed`"), "{}", ran.errors);
+    let asides: Vec<&str> = ran.errors.lines().collect();
+    assert_eq!(asides[1..3], ["> - thinking: the script answers in thinking mode", "| feel: glad"]);
+    assert!(asides[3].starts_with("> error: there is no command `/moed`"), "{}", ran.errors);
     assert!(!ran.errors.contains('\x1b') && !ran.output.contains('\x1b'));
 }
 

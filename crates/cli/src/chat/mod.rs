@@ -166,7 +166,8 @@ pub fn run(
         interrupts,
     };
 
-    let done = chat.begin(options.load.as_deref()).and_then(|()| match terminal.input {
+    let loaded = options.load.map_or(Ok(()), |path| chat.load(&path));
+    let done = loaded.and_then(|()| match terminal.input {
         InputKind::Pipe if options.pipe_input == PipeInput::Whole => chat.answer_whole(input),
         InputKind::Keyboard if terminal.can_edit() => {
             let names = chat.backend.model_names();
@@ -218,13 +219,6 @@ enum Ended {
 }
 
 impl Chat<'_> {
-    fn begin(&mut self, load: Option<&Path>) -> Result<(), Leave> {
-        match load {
-            Some(path) => self.load(path),
-            None => Ok(()),
-        }
-    }
-
     /// Says what a person has to know, and turns the end into a status.
     fn end(&mut self, done: Result<(), Leave>) -> ExitStatus {
         match done {
@@ -428,7 +422,9 @@ impl Chat<'_> {
                 self.session.load(conversation);
                 let mut text = format!("{n_messages} loaded from {}", path.display());
                 if self.session.has_unanswered() {
-                    text.push_str("; the last has no reply, /regen answers it");
+                    text.push_str(
+                        "; the last has no reply: /regen answers it, another message replaces it",
+                    );
                 }
                 Ok(self.screen.note(&text)?)
             }
