@@ -2,3 +2,4 @@
 
 pub mod gguf;
 pub mod quantize;
+pub mod tokenizer;
