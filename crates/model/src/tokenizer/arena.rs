@@ -39,17 +39,24 @@ impl ByteArena {
 #[derive(Clone, Debug)]
 pub(super) struct TextIndex {
     /// A power of two of slots, at most half of them taken.
-    slots: Box<[TokenId]>,
+    slots: Box<[Slot]>,
     /// Longer texts are not looked up.
     max_len: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// Part of the text's hash: another text is told apart without reading it.
+    tag: u32,
+    id: TokenId,
 }
 
 const VACANT: TokenId = TokenId::MAX;
 
 impl TextIndex {
     pub(super) fn with_capacity(n_texts: usize) -> Self {
-        let slots = vec![VACANT; (n_texts * 2).next_power_of_two()].into_boxed_slice();
-        Self { slots, max_len: 0 }
+        let n_slots = (n_texts * 2).next_power_of_two();
+        Self { slots: vec![Slot { tag: 0, id: VACANT }; n_slots].into_boxed_slice(), max_len: 0 }
     }
 
     /// Adds a token, unless there is one of the same text: then gives that one.
@@ -60,16 +67,13 @@ impl TextIndex {
     ) -> Option<TokenId> {
         let text = text_of(id);
         self.max_len = self.max_len.max(text.len());
-        let mut slot = self.first_slot(text);
-        loop {
-            match self.slots[slot] {
-                VACANT => {
-                    self.slots[slot] = id;
-                    return None;
-                }
-                taken if text_of(taken) == text => return Some(taken),
-                _ => slot = (slot + 1) & (self.slots.len() - 1),
+        let (slot, tag) = self.probe(text, text_of);
+        match self.slots[slot].id {
+            VACANT => {
+                self.slots[slot] = Slot { tag, id };
+                None
             }
+            taken => Some(taken),
         }
     }
 
@@ -82,18 +86,23 @@ impl TextIndex {
         if text.len() > self.max_len {
             return None;
         }
-        let mut slot = self.first_slot(text);
-        loop {
-            match self.slots[slot] {
-                VACANT => return None,
-                found if text_of(found) == text => return Some(found),
-                _ => slot = (slot + 1) & (self.slots.len() - 1),
-            }
-        }
+        let (slot, _) = self.probe(text, text_of);
+        Some(self.slots[slot].id).filter(|&id| id != VACANT)
     }
 
-    fn first_slot(&self, text: &[u8]) -> usize {
-        hash(text) as usize & (self.slots.len() - 1)
+    /// The slot that holds the text, or else the vacant one where it belongs; and its tag.
+    fn probe<'a>(&self, text: &[u8], text_of: impl Fn(TokenId) -> &'a [u8]) -> (usize, u32) {
+        let hash = hash(text);
+        let tag = (hash >> 32) as u32;
+        let mask = self.slots.len() - 1;
+        let mut slot = hash as usize & mask;
+        loop {
+            let found = self.slots[slot];
+            if found.id == VACANT || (found.tag == tag && text_of(found.id) == text) {
+                return (slot, tag);
+            }
+            slot = (slot + 1) & mask;
+        }
     }
 }
 

@@ -71,6 +71,7 @@ impl Bpe {
         let mut merges = FxHashMap::default();
         merges.reserve(vocabulary.merges.len());
         let mut result_text = Vec::new();
+        let mut last_result = 0;
         for (index, &merge) in vocabulary.merges.iter().enumerate() {
             let (left, right) = split_merge(merge)
                 .ok_or_else(|| TokenizerError::MalformedMerge { index, merge: merge.to_vec() })?;
@@ -82,7 +83,11 @@ impl Bpe {
                     .get(text, text_of)
                     .ok_or_else(|| TokenizerError::UnknownMergeToken { index, text: text.to_vec() })
             };
-            let (left, right, result) = (find(left)?, find(right)?, find(&result_text)?);
+            let (left, right) = (find(left)?, find(right)?);
+            // Nearly always the tokens stand in the order of their merges.
+            let is_next = vocabulary.tokens.get(last_result as usize + 1) == Some(&&*result_text);
+            let result = if is_next { last_result + 1 } else { find(&result_text)? };
+            last_result = result;
             // Text must never turn into a control token, not even by merging.
             if is_mergeable(result) {
                 let rank = index as u32;
@@ -104,7 +109,8 @@ impl Bpe {
         Ok(Self { split: pre_tokenizer.rule, byte_tokens, merges, whole_words })
     }
 
-    /// Appends the tokens of `text`. A byte that has no token is left out, as in llama.cpp.
+    /// Appends the tokens of `text`. A byte that has no token is left out and what stands on its two
+    /// sides is not merged, as in llama.cpp (`tokenizers` merges it).
     pub(super) fn encode(&self, text: &str, texts: &ByteArena, tokens: &mut Vec<TokenId>) {
         let mut seen = SeenWords::for_text(text);
         let mut scratch = Scratch::default();

@@ -1,5 +1,7 @@
 //! The tokenizer against its references and against hostile input.
 
 mod default_model;
+mod hugging_face;
 mod llama_cpp;
+mod peer;
 mod reference;
