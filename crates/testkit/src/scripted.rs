@@ -188,7 +188,7 @@ impl Script {
         self.step(Step::Run(Arc::new(code)))
     }
 
-    /// Goes on only when the reply was stopped.
+    /// Waits until the reply is stopped, and ends there.
     #[must_use]
     pub fn await_stop(self) -> Self {
         self.step(Step::AwaitStop)
@@ -287,7 +287,10 @@ impl Playing {
                 code();
                 Ok(())
             }
-            Step::AwaitStop => wait_until(|| self.control.is_stopped()),
+            Step::AwaitStop => {
+                wait_until(|| self.control.is_stopped())?;
+                Err(Ended::Finished(FinishReason::Cancelled))
+            }
             Step::AwaitAnswerNow => wait_until(|| self.control.wants_answer_now()),
             Step::Fail(error) => Err(Ended::Failed(error)),
             Step::Vanish => Err(Ended::Vanished),

@@ -28,6 +28,9 @@ const MAX_HISTORY_ENTRIES: usize = 1_000;
 /// What begins the line that is edited.
 pub(super) const PROMPT: &str = "> ";
 
+/// What begins a line that goes on with the one before.
+const CONTINUATION_PROMPT: &str = "  ";
+
 /// Gives the lines of a conversation.
 pub(super) trait LineSource {
     /// The next line. `initial` is there to be edited, where lines can be edited.
@@ -176,9 +179,6 @@ impl LineEditor {
 
         let alt_enter = KeyEvent(KeyCode::Enter, Modifiers::ALT);
         editor.bind_sequence(alt_enter, Cmd::Newline);
-        for enter in [KeyEvent(KeyCode::Enter, Modifiers::NONE), KeyEvent::ctrl('J')] {
-            editor.bind_sequence(enter, EventHandler::Conditional(Box::new(ContinueOnBackslash)));
-        }
         editor.bind_sequence(
             KeyEvent::ctrl('C'),
             EventHandler::Conditional(Box::new(ClearBeforeInterrupt)),
@@ -211,18 +211,31 @@ impl LineEditor {
 
 impl LineSource for LineEditor {
     fn read(&mut self, initial: &str) -> Result<Line, InputError> {
-        let prompt = (PROMPT, self.styled_prompt.as_str());
-        let line = match self.editor.readline_with_initial(&prompt, (initial, "")) {
-            Ok(line) => line,
-            Err(ReadlineError::Eof) => return Ok(Line::End),
-            Err(ReadlineError::Interrupted) => return Ok(Line::Interrupted),
-            Err(error) => return Err(InputError::Editor(error)),
-        };
-        if !line.trim().is_empty() && self.editor.add_history_entry(line.as_str()).unwrap_or(false)
-        {
-            self.keep_history(|editor, path| editor.append_history(path));
+        let mut text = String::new();
+        let mut prompt = (PROMPT, self.styled_prompt.as_str());
+        let mut initial = initial;
+        loop {
+            let line = match self.editor.readline_with_initial(&prompt, (initial, "")) {
+                Ok(line) => line,
+                Err(ReadlineError::Eof) => return Ok(Line::End),
+                Err(ReadlineError::Interrupted) => return Ok(Line::Interrupted),
+                Err(error) => return Err(InputError::Editor(error)),
+            };
+            let Some(joined) = line.strip_suffix('\\') else {
+                text.push_str(&line);
+                break;
+            };
+            text.push_str(joined);
+            text.push('\n');
+            prompt = (CONTINUATION_PROMPT, CONTINUATION_PROMPT);
+            initial = "";
         }
-        Ok(Line::Text(line))
+        let is_new = !text.trim().is_empty()
+            && self.editor.add_history_entry(text.as_str()).map_err(InputError::Editor)?;
+        if is_new {
+            self.keep_history(Editor::append_history);
+        }
+        Ok(Line::Text(text))
     }
 
     fn can_edit(&self) -> bool {
@@ -235,17 +248,6 @@ impl LineSource for LineEditor {
 
     fn take_problem(&mut self) -> Option<InputError> {
         self.problem.take()
-    }
-}
-
-/// Enter after a backslash begins a new line in its place.
-struct ContinueOnBackslash;
-
-impl ConditionalEventHandler for ContinueOnBackslash {
-    fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext) -> Option<Cmd> {
-        let at_end = context.pos() == context.line().len();
-        (at_end && context.line().ends_with('\\'))
-            .then(|| Cmd::Replace(Movement::BackwardChar(1), Some("\n".to_owned())))
     }
 }
 

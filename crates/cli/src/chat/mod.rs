@@ -166,7 +166,8 @@ pub fn run(
         interrupts,
     };
 
-    let done = chat.begin(options.load.as_deref()).and_then(|()| match terminal.input {
+    let loaded = options.load.map_or(Ok(()), |path| chat.load(&path));
+    let done = loaded.and_then(|()| match terminal.input {
         InputKind::Pipe if options.pipe_input == PipeInput::Whole => chat.answer_whole(input),
         InputKind::Keyboard if terminal.can_edit() => {
             let names = chat.backend.model_names();
@@ -218,13 +219,6 @@ enum Ended {
 }
 
 impl Chat<'_> {
-    fn begin(&mut self, load: Option<&Path>) -> Result<(), Leave> {
-        match load {
-            Some(path) => self.load(path),
-            None => Ok(()),
-        }
-    }
-
     /// Says what a person has to know, and turns the end into a status.
     fn end(&mut self, done: Result<(), Leave>) -> ExitStatus {
         match done {
@@ -428,7 +422,9 @@ impl Chat<'_> {
                 self.session.load(conversation);
                 let mut text = format!("{n_messages} loaded from {}", path.display());
                 if self.session.has_unanswered() {
-                    text.push_str("; the last has no reply, /regen answers it");
+                    text.push_str(
+                        "; the last has no reply: /regen answers it, another message replaces it",
+                    );
                 }
                 Ok(self.screen.note(&text)?)
             }
@@ -472,17 +468,10 @@ impl Chat<'_> {
         attempt: Attempt,
         source: Option<&mut dyn LineSource>,
     ) -> Result<(), Leave> {
-        let (sender, incoming) = mpsc::channel();
-        let interrupted = sender.clone();
-        let _listening = self.interrupts.listen(move || {
-            // A reply that just ended has nothing to interrupt.
-            let _ended = interrupted.send(Incoming::Interrupt);
-        });
         let _hushed = source.and_then(|source| source.hush());
-
-        let (attempt, started) = self.start(attempt, &sender);
+        let (attempt, started) = self.start(attempt);
         let running = match started {
-            Ok(control) => StopOnDrop(control),
+            Ok(running) => running,
             Err(error) => {
                 self.session.leave_unanswered(attempt);
                 return self.failed(&error, ExitStatus::Failure);
@@ -490,14 +479,14 @@ impl Chat<'_> {
         };
         self.screen.begin_reply();
         if let n_dropped @ 1.. = self.session.n_newly_dropped(&attempt) {
-            let turns = count(n_dropped, "turn");
+            let turns = if n_dropped == 1 { "turn" } else { &format!("{n_dropped} turns") };
             self.screen.note(&format!(
                 "the conversation is too long for the model: it no longer sees the oldest {turns}"
             ))?;
         }
 
         let mut progress = Progress::default();
-        let ended = self.follow(&incoming, &running.0, &mut progress)?;
+        let ended = self.follow(&running, &mut progress)?;
         if let Some(duration) = progress.end_thought((self.clock)()) {
             self.screen.end_thought(duration, progress.n_thought_characters())?;
         }
@@ -506,32 +495,35 @@ impl Chat<'_> {
     }
 
     /// Starts a reply, leaving out the oldest turns until the model takes the rest.
-    fn start(
-        &self,
-        mut attempt: Attempt,
-        sender: &Sender<Incoming>,
-    ) -> (Attempt, Result<Control, GenerateError>) {
+    fn start(&self, mut attempt: Attempt) -> (Attempt, Result<Running, GenerateError>) {
         loop {
+            // A refused reply lets go of its channel, so each try has its own.
+            let (sender, incoming) = mpsc::channel();
+            let interrupted = sender.clone();
+            let listening = self.interrupts.listen(move || {
+                // A reply that just ended has nothing to interrupt.
+                let _ended = interrupted.send(Incoming::Interrupt);
+            });
             let request = self.session.request(&attempt);
-            let error = match self.backend.generate().start(request, sink(sender.clone())) {
-                Err(error @ GenerateError::PromptTooLong { .. }) => error,
-                started => return (attempt, started),
+            let error = match self.backend.generate().start(request, sink(sender)) {
+                Ok(control) => {
+                    let running = Running { control, incoming, _listening: listening };
+                    return (attempt, Ok(running));
+                }
+                Err(error) => error,
             };
             match self.session.drop_oldest_turn(&attempt) {
-                Some(shorter) => attempt = shorter,
-                None => return (attempt, Err(error)),
+                Some(shorter) if matches!(error, GenerateError::PromptTooLong { .. }) => {
+                    attempt = shorter;
+                }
+                _ => return (attempt, Err(error)),
             }
         }
     }
 
     /// Shows events until the reply ends.
-    fn follow(
-        &mut self,
-        incoming: &mpsc::Receiver<Incoming>,
-        control: &Control,
-        progress: &mut Progress,
-    ) -> io::Result<Ended> {
-        for next in incoming {
+    fn follow(&mut self, running: &Running, progress: &mut Progress) -> io::Result<Ended> {
+        for next in &running.incoming {
             match next {
                 Incoming::Event(Event::Started { choice, seed, .. }) => {
                     if self.session.settings.mode == rapport_types::Mode::Auto {
@@ -554,10 +546,10 @@ impl Chat<'_> {
                 Incoming::Interrupt => match progress.interrupt() {
                     // A program that waits for the whole reply gets none.
                     Interruption::AnswerNow if self.after_error == AfterError::Leave => {
-                        control.stop();
+                        running.control.stop();
                     }
-                    Interruption::AnswerNow => control.answer_now(),
-                    Interruption::Stop => control.stop(),
+                    Interruption::AnswerNow => running.control.answer_now(),
+                    Interruption::Stop => running.control.stop(),
                     Interruption::Abandon => return Ok(Ended::Abandoned),
                 },
                 Incoming::Released => break,
@@ -602,9 +594,10 @@ impl Chat<'_> {
                 self.interrupted()
             }
             _ if is_empty => Ok(self.screen.note("the reply is empty: /regen tries again")?),
-            FinishReason::Length if n_answer_tokens >= max_tokens.get() => Ok(self
-                .screen
-                .note(&format!("cut at {max_tokens} tokens: /set max_tokens N allows more"))?),
+            FinishReason::Length if n_answer_tokens >= max_tokens.get() => {
+                let tokens = count(max_tokens.get() as usize, "token");
+                Ok(self.screen.note(&format!("cut at {tokens}: /set max_tokens N allows more"))?)
+            }
             FinishReason::Length => {
                 Ok(self.screen.note("cut: the conversation fills the model's context")?)
             }
@@ -621,12 +614,16 @@ impl Chat<'_> {
     }
 }
 
-/// Nobody waits for the reply any more once this is gone.
-struct StopOnDrop(Control);
+/// A reply that is being written, stopped once nobody waits for it.
+struct Running {
+    control: Control,
+    incoming: mpsc::Receiver<Incoming>,
+    _listening: Listening,
+}
 
-impl Drop for StopOnDrop {
+impl Drop for Running {
     fn drop(&mut self) {
-        self.0.stop();
+        self.control.stop();
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! Start reading at [`Wrapper::push`].
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use unicode_segmentation::{GraphemeCursor, UnicodeSegmentation};
@@ -153,7 +154,8 @@ impl Wrapper {
             self.begin_line(printed);
             self.end_line(printed);
         } else {
-            self.print(if grapheme == "\t" { grapheme.into() } else { visible(grapheme) }, printed);
+            let shown = if grapheme == "\t" { Cow::from(grapheme) } else { visible(grapheme) };
+            self.print(&shown, printed);
         }
     }
 
@@ -195,15 +197,15 @@ impl Wrapper {
             if self.column + grapheme.width() > limit && self.column > gutter {
                 self.end_line(printed);
             }
-            self.print(grapheme.into(), printed);
+            self.print(grapheme, printed);
         }
     }
 
-    fn print(&mut self, text: std::borrow::Cow<'_, str>, printed: &mut String) {
+    fn print(&mut self, text: &str, printed: &mut String) {
         self.begin_line(printed);
         self.column += text.width();
         self.line_has_text = true;
-        printed.push_str(&text);
+        printed.push_str(text);
     }
 
     fn begin_line(&mut self, printed: &mut String) {
@@ -267,7 +269,7 @@ fn last_grapheme_start(text: &str) -> usize {
 
 /// The grapheme with everything that could steer a terminal written out: control characters, and
 /// the marks that reorder or split a line (as in "Trojan source" attacks).
-pub(super) fn visible(grapheme: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn visible(grapheme: &str) -> Cow<'_, str> {
     let steers = |c: char| {
         c.is_control()
             || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')

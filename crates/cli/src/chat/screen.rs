@@ -1,8 +1,9 @@
 //! What the person sees. Text goes in, styled and fitted lines come out; every write ends with the
 //! style it began with, so a chat that is cut off leaves a clean terminal.
 //!
-//! On a terminal everything goes to one place. Where the output is read by a program only answers
-//! go there; thoughts and notes go to the error output, when they are asked for.
+//! Answers go to the output. A person who types at a terminal sees everything there; otherwise
+//! thoughts, notes and errors go to the error output, plain and unwrapped. When nobody types, only
+//! errors are written beside the answer, unless more is asked for.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use rapport_types::ModeChoice;
 use super::command::ThoughtView;
 use super::input::PROMPT;
 use super::render::{Layout, Wrapper, wrap};
-use super::terminal::{OutputKind, Terminal};
+use super::terminal::{InputKind, OutputKind, Terminal};
 
 const DIM: &str = "\x1b[2m";
 const RED: &str = "\x1b[31m";
@@ -24,13 +25,23 @@ pub(super) struct Screen<'a> {
     output: &'a mut dyn Write,
     errors: &'a mut dyn Write,
     terminal: Terminal,
-    details: Details,
+    asides: Asides,
     pub thought_view: ThoughtView,
     columns: Option<usize>,
     part: Part,
 }
 
-/// Whether thoughts and notes are written where only answers are read.
+/// Where everything goes that is no answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asides {
+    /// Between the answers, styled.
+    Output(OutputKind),
+    Errors,
+    /// Errors to the error output, the rest nowhere.
+    OnlyErrors,
+}
+
+/// Whether thoughts and notes are written when nobody types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Details {
     AnswersOnly,
@@ -61,13 +72,27 @@ impl<'a> Screen<'a> {
         output: &'a mut dyn Write,
         errors: &'a mut dyn Write,
     ) -> Self {
+        let asides = match (terminal.input, terminal.output) {
+            (InputKind::Pipe, _) if details == Details::AnswersOnly => Asides::OnlyErrors,
+            (InputKind::Pipe, _) | (_, OutputKind::Pipe) => Asides::Errors,
+            (InputKind::Keyboard, kind) => Asides::Output(kind),
+        };
         let columns = terminal.line_columns();
-        Self { output, errors, terminal, details, thought_view, columns, part: Part::None }
+        Self { output, errors, terminal, asides, thought_view, columns, part: Part::None }
     }
 
     /// Columns of a line, for tables.
     pub(super) fn columns(&self) -> usize {
-        self.columns.unwrap_or(usize::MAX)
+        self.aside_columns().unwrap_or(usize::MAX)
+    }
+
+    fn aside_columns(&self) -> Option<usize> {
+        self.columns.filter(|_| matches!(self.asides, Asides::Output(_)))
+    }
+
+    /// Whether marks beyond ASCII can be shown and lines replaced.
+    fn is_capable(&self) -> bool {
+        matches!(self.asides, Asides::Output(kind) if kind >= OutputKind::Monochrome)
     }
 
     /// Writes the prompt, for inputs that do not.
@@ -77,7 +102,10 @@ impl<'a> Screen<'a> {
 
     /// Writes an empty line between turns; only where they are read as they come.
     pub(super) fn gap(&mut self) -> io::Result<()> {
-        if self.is_terminal() { self.write_aside("\n", Style::Plain) } else { Ok(()) }
+        match self.asides {
+            Asides::Output(_) => self.write_aside("\n", Style::Plain),
+            Asides::Errors | Asides::OnlyErrors => Ok(()),
+        }
     }
 
     /// Makes ready for a reply: the window may have changed.
@@ -97,7 +125,7 @@ impl<'a> Screen<'a> {
             return Ok(());
         }
         if self.thought_view == ThoughtView::Folded {
-            if matches!(self.part, Part::None) && self.terminal.output >= OutputKind::Monochrome {
+            if matches!(self.part, Part::None) && self.is_capable() {
                 self.part = Part::FoldedThought;
                 return self.write_aside("▸ thinking…", Style::Dim);
             }
@@ -138,7 +166,7 @@ impl<'a> Screen<'a> {
     }
 
     fn folded_thought(&mut self, duration: Duration, n_characters: usize) -> io::Result<()> {
-        let mark = if self.terminal.output >= OutputKind::Monochrome { "▸" } else { ">" };
+        let mark = if self.is_capable() { "▸" } else { ">" };
         let seconds = duration.as_secs_f64();
         let line = format!("{mark} thought for {seconds:.1} s ({n_characters} characters)\n");
         if self.is_silent() { Ok(()) } else { self.write_aside(&line, Style::Dim) }
@@ -185,26 +213,22 @@ impl<'a> Screen<'a> {
         if self.is_silent() {
             return Ok(());
         }
-        let mark = if self.terminal.output >= OutputKind::Monochrome { "· " } else { "- " };
-        self.write_aside(&hanging(mark, text, self.columns), Style::Dim)
+        let mark = if self.is_capable() { "· " } else { "- " };
+        self.write_aside(&hanging(mark, text, self.aside_columns()), Style::Dim)
     }
 
     /// Something that went wrong; never silent.
     pub(super) fn error(&mut self, text: &str) -> io::Result<()> {
-        self.write_aside(&hanging("error: ", text, self.columns), Style::Red)
+        self.write_aside(&hanging("error: ", text, self.aside_columns()), Style::Red)
     }
 
     fn thought_layout(&self) -> Layout {
-        let gutter = if self.terminal.output >= OutputKind::Monochrome { "│ " } else { "| " };
-        Layout { columns: self.columns, gutter }
-    }
-
-    fn is_terminal(&self) -> bool {
-        self.terminal.output != OutputKind::Pipe
+        let gutter = if self.is_capable() { "│ " } else { "| " };
+        Layout { columns: self.aside_columns(), gutter }
     }
 
     fn is_silent(&self) -> bool {
-        !self.is_terminal() && self.details == Details::AnswersOnly
+        self.asides == Asides::OnlyErrors
     }
 
     fn write_answer(&mut self, text: &str) -> io::Result<()> {
@@ -224,28 +248,26 @@ impl<'a> Screen<'a> {
             Style::Red => RED,
             Style::Plain => "",
         };
-        let styled = if self.terminal.output == OutputKind::Colour && !begin.is_empty() {
+        let styled = if self.asides == Asides::Output(OutputKind::Colour) && !begin.is_empty() {
             // The line end stays outside: a style that reaches over it can colour the next line.
             let (lines, end) = text.strip_suffix('\n').map_or((text, ""), |lines| (lines, "\n"));
             format!("{begin}{lines}{RESET}{end}")
         } else {
             text.to_owned()
         };
-        let place = if self.is_terminal() { &mut *self.output } else { &mut *self.errors };
+        let place = match self.asides {
+            Asides::Output(_) => &mut *self.output,
+            Asides::Errors | Asides::OnlyErrors => &mut *self.errors,
+        };
         place.write_all(styled.as_bytes())?;
         place.flush()
     }
 }
 
-/// Wrapped text whose first line begins with `mark` and whose others are indented as far.
+/// Wrapped text whose first line begins with `mark` and whose others are indented.
 pub(super) fn hanging(mark: &str, text: &str, columns: Option<usize>) -> String {
-    let indent = mark.chars().count();
-    let columns = columns.map(|columns| columns.saturating_sub(indent));
-    let mut lines = String::new();
-    for (line_idx, line) in wrap(text, Layout { columns, gutter: "" }).lines().enumerate() {
-        let start = if line_idx == 0 { mark.to_owned() } else { " ".repeat(indent) };
-        lines.push_str((start + line).trim_end());
-        lines.push('\n');
-    }
-    lines
+    const INDENT: &str = "  ";
+    let columns = columns.map(|columns| columns.saturating_sub(INDENT.len()));
+    let lines = wrap(&format!("{mark}{text}"), Layout { columns, gutter: "" });
+    lines.trim_end().replace('\n', &format!("\n{INDENT}")) + "\n"
 }

@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use rapport_types::{InvalidSampling, Mode, Sampling, SamplingDraft, ThinkingBudget};
+use rapport_types::{Mode, Sampling, SamplingDraft, ThinkingBudget};
 
 /// How replies are asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +51,11 @@ impl Settings {
             SettingKey::Seed => draft.seed = Some(number(key, text)?),
             SettingKey::MaxTokens => self.max_tokens = number(key, text)?,
         }
-        self.sampling = draft.validate()?;
+        self.sampling = draft.validate().map_err(|error| SettingError::OutOfRange {
+            key,
+            expected: error.expected,
+            found: text.to_owned(),
+        })?;
         Ok(())
     }
 
@@ -133,8 +137,8 @@ impl SettingKey {
 pub enum SettingError {
     #[error("`{}` takes {}, not `{found}`", key.as_str(), key.expects())]
     NotAValue { key: SettingKey, found: String },
-    #[error(transparent)]
-    OutOfRange(#[from] InvalidSampling),
+    #[error("`{}` must be {expected}, not {found}", key.as_str())]
+    OutOfRange { key: SettingKey, expected: &'static str, found: String },
 }
 
 #[cfg(test)]
@@ -164,8 +168,8 @@ mod tests {
     fn refused_values_change_nothing_and_say_what_fits() {
         let cases = [
             (SettingKey::Temperature, "warm", "`temperature` takes a number, not `warm`"),
-            (SettingKey::Temperature, "2.5", "`temperature` is 2.5: it must be from 0 to 2"),
-            (SettingKey::Temperature, "NaN", "`temperature` is NaN: it must be from 0 to 2"),
+            (SettingKey::Temperature, "2.5", "`temperature` must be from 0 to 2, not 2.5"),
+            (SettingKey::Temperature, "NaN", "`temperature` must be from 0 to 2, not NaN"),
             (SettingKey::TopK, "-1", "`top_k` takes a whole number, 0 for all, not `-1`"),
             (SettingKey::MaxTokens, "0", "`max_tokens` takes a whole number above 0, not `0`"),
         ];
