@@ -1,8 +1,8 @@
 //! The way into ggml's block types: floats to the codes and scales that lose the least.
 //!
 //! Given codes, the best scale (and offset) of a group is a small weighted least-squares problem
-//! with a closed form; given a scale, the best codes are the nearest ones. [`fit_affine`] and
-//! [`fit_symmetric`] try a range of scales around the one that maps the extremes onto the end
+//! with a closed form; given a scale, the best codes are the nearest ones. `fit_affine` and
+//! `fit_symmetric` try a range of scales around the one that maps the extremes onto the end
 //! codes, solve for each, and keep the best. The K types then round the scales of a block's groups
 //! to small integers, trying the neighbours of each together with the codes that go with it.
 //!
@@ -342,7 +342,7 @@ struct Importance {
 
 impl Importance {
     fn of(group: &[f32]) -> Self {
-        let sum_of_squares: f32 = group.iter().map(|weight| weight * weight).sum();
+        let [sum_of_squares] = sums(group, |weight| [weight * weight]);
         Self { root_mean_square: (sum_of_squares / group.len() as f32).sqrt() }
     }
 
@@ -352,12 +352,27 @@ impl Importance {
 
     /// The weighted squared error of what `decoded` makes of a group.
     fn error(self, group: &[f32], decoded: impl Fn(f32) -> f32) -> f32 {
-        let error = |&weight: &f32| {
+        let [error] = sums(group, |weight| {
             let difference = decoded(weight) - weight;
-            self.weight(weight) * difference * difference
-        };
-        group.iter().map(error).sum()
+            [self.weight(weight) * difference * difference]
+        });
+        error
     }
+}
+
+/// Sums of several terms over the weights of a group, whose length is a multiple of 4. Four partial
+/// sums each, because the compiler may not reorder one sum into the lanes of a vector.
+fn sums<const N: usize>(group: &[f32], terms: impl Fn(f32) -> [f32; N]) -> [f32; N] {
+    const LANES: usize = 4;
+    let mut lanes = [[0.0; LANES]; N];
+    for weights in group.as_chunks::<LANES>().0 {
+        for (lane_idx, &weight) in weights.iter().enumerate() {
+            for (lanes, term) in lanes.iter_mut().zip(terms(weight)) {
+                lanes[lane_idx] += term;
+            }
+        }
+    }
+    lanes.map(|lanes| lanes.into_iter().sum())
 }
 
 /// What the offset of an affine fit may be.
@@ -401,11 +416,10 @@ fn fit_affine(group: &[f32], codes: UnsignedCodes, offset: Offset) -> Group {
     let mut best_error = f32::INFINITY;
     for span in spans(codes.largest) {
         let inverse = span / range;
-        let mut sums = AffineSums::default();
-        for &x in group {
-            let code = codes.nearest((x - base) * inverse);
-            sums.add(importance.weight(x), x - base, code);
-        }
+        let sums = AffineSums::of(group, importance, |x| {
+            let change = x - base;
+            (change, codes.nearest(change * inverse))
+        });
         let Some((scale, change)) = sums.solve(largest_change) else { continue };
         let candidate = Group { scale, offset: base + change };
         let inverse = inverse_or_zero(scale);
@@ -422,7 +436,6 @@ fn fit_affine(group: &[f32], codes: UnsignedCodes, offset: Offset) -> Group {
 }
 
 /// The sums of a weighted least-squares fit of `x = scale * code + offset`.
-#[derive(Default)]
 struct AffineSums {
     weight: f32,
     code: f32,
@@ -432,12 +445,14 @@ struct AffineSums {
 }
 
 impl AffineSums {
-    fn add(&mut self, weight: f32, x: f32, code: f32) {
-        self.weight += weight;
-        self.code += weight * code;
-        self.code_code += weight * code * code;
-        self.x += weight * x;
-        self.x_code += weight * x * code;
+    /// `pair` gives the `x` and the code of a weight.
+    fn of(group: &[f32], importance: Importance, pair: impl Fn(f32) -> (f32, f32)) -> Self {
+        let [weight, code, code_code, x, x_code] = sums(group, |original| {
+            let weight = importance.weight(original);
+            let (x, code) = pair(original);
+            [weight, weight * code, weight * code * code, weight * x, weight * x * code]
+        });
+        Self { weight, code, code_code, x, x_code }
     }
 
     /// The best scale and offset with the offset at most `largest_offset`.
@@ -466,12 +481,10 @@ fn fit_symmetric(group: &[f32], codes: SignedCodes) -> f32 {
     let mut best_error = f32::INFINITY;
     for span in spans(codes.half_range) {
         let inverse = -span / extreme;
-        let (mut x_code, mut code_code) = (0.0, 0.0);
-        for &x in group {
-            let code = codes.nearest(x * inverse);
-            x_code += importance.weight(x) * x * code;
-            code_code += importance.weight(x) * code * code;
-        }
+        let [x_code, code_code] = sums(group, |x| {
+            let (weight, code) = (importance.weight(x), codes.nearest(x * inverse));
+            [weight * x * code, weight * code * code]
+        });
         let scale = x_code / code_code;
         let inverse = inverse_or_zero(scale);
         let error = importance.error(group, |x| scale * codes.nearest(x * inverse));

@@ -430,7 +430,10 @@ fn f03_arrays_in_arrays() {
         }
         raw.u32(ValueType::U8.id()).u64(1).bytes(&[7])
     };
-    walk(&nested(4).open().unwrap());
+    let gguf = nested(4).open().unwrap();
+    walk(&gguf);
+    let again = Gguf::from_bytes(copy(&gguf)).unwrap();
+    assert_eq!(again.metadata().get("key"), gguf.metadata().get("key"));
     for depth in [5, 100_000] {
         let problem = nested(depth).problem();
         assert!(matches!(problem, GgufProblem::NestedTooDeep { at_most: 4, .. }), "{problem}");
