@@ -16,13 +16,11 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some("check") => check(),
-        _ => {
-            eprintln!("usage: cargo run -p xtask -- check");
-            ExitCode::from(2)
-        }
+    if std::env::args().nth(1).as_deref() == Some("check") {
+        return check();
     }
+    eprintln!("usage: cargo run -p xtask -- check");
+    ExitCode::from(2)
 }
 
 fn check() -> ExitCode {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use rapport_kernels::{Compute, KvPage, KvType, PAGE_TOKENS};
 use rapport_model::gguf::Gguf;
-use rapport_model::tokenizer::Tokenizer;
+use rapport_model::tokenizer::{Tokenizer, Trust, Vocabulary};
 use rapport_model::{Batch, BatchSequence, Logits, Scratch, Transformer};
 
 use crate::options::{LogitsOptions, PerplexityOptions};
@@ -42,12 +42,12 @@ pub(crate) fn perplexity(options: &PerplexityOptions, home: &Path) -> anyhow::Re
     let path = pull::resolve(&options.model, home)?;
     let compute = options.compute.compute();
     let gguf = Gguf::open(&path)?;
-    let tokenizer = Tokenizer::from_gguf(&gguf)?;
+    let tokenizer = Tokenizer::new(&Vocabulary::from_gguf(&gguf)?)?;
     let model = Transformer::load(&gguf, &compute)?;
     drop(gguf);
     let text = std::fs::read_to_string(&options.file)
         .with_context(|| format!("cannot read {}", options.file.display()))?;
-    let tokens = tokenizer.encode(&text);
+    let tokens = tokenizer.encode(&text, Trust::Content);
     let window = options.window.get();
     ensure!(window >= 2, "a window of one token scores nothing: use at least 2");
     ensure!(

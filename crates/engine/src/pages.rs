@@ -115,3 +115,67 @@ impl CachedPrefix {
         common / PAGE_TOKENS
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(n_total: usize) -> Pages {
+        let shape = AttentionShape { n_layers: 1, n_heads: 1, n_kv_heads: 1, head_dim: 2 };
+        Pages::new(shape, KvType::F16, n_total)
+    }
+
+    /// Writes a sequence's pages as the engine would.
+    fn fill(pages: &Pages, mut reservation: Reservation) -> Reservation {
+        while reservation.pages.len() < reservation.n_pages {
+            reservation.pages.push(pages.page());
+        }
+        reservation
+    }
+
+    /// Random turns over two tokens, so that prefixes meet often.
+    #[test]
+    fn free_held_and_cached_are_always_the_total() {
+        let mut pages = pages(12);
+        let mut running: Vec<(Vec<u32>, Reservation)> = Vec::new();
+        let (mut n_refused, mut n_shared) = (0, 0);
+        let mut random = 1_u64;
+        for _ in 0..5_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let draw = (random >> 33) as usize;
+            if draw.is_multiple_of(2) || running.is_empty() {
+                let n_tokens = 1 + draw / 2 % (5 * PAGE_TOKENS);
+                let change_at = draw / 7 % (4 * PAGE_TOKENS);
+                let tokens: Vec<u32> = (0..n_tokens).map(|at| u32::from(at >= change_at)).collect();
+                match pages.reserve(&tokens, n_tokens) {
+                    Some(reservation) => {
+                        n_shared += reservation.n_shared;
+                        let reservation = fill(&pages, reservation);
+                        running.push((tokens, reservation));
+                    }
+                    None => n_refused += 1,
+                }
+            } else {
+                let (tokens, reservation) = running.swap_remove(draw / 3 % running.len());
+                pages.release(reservation, &tokens);
+            }
+            let n_held: usize = running.iter().map(|(_, reservation)| reservation.n_pages).sum();
+            assert_eq!(pages.n_held(), n_held);
+            assert_eq!(pages.n_free() + pages.n_held() + pages.n_cached(), pages.n_total());
+        }
+        assert!(n_refused > 100 && n_shared > 100, "{n_refused} refused, {n_shared} shared");
+    }
+
+    #[test]
+    fn a_prefix_is_shared_up_to_its_whole_pages_and_never_the_last_token() {
+        let mut pages = pages(10);
+        let tokens: Vec<u32> = (0..70).collect();
+        let reservation = pages.reserve(&tokens, 70).unwrap();
+        let reservation = fill(&pages, reservation);
+        pages.release(reservation, &tokens);
+        assert_eq!(pages.n_cached(), 2);
+        assert_eq!(pages.reserve(&tokens[..64], 64).unwrap().n_shared, 1);
+        assert_eq!(pages.reserve(&tokens[..65], 65).unwrap().n_shared, 2);
+        assert_eq!(pages.reserve(&[9, 9], 2).unwrap().n_shared, 0);
+    }
+}

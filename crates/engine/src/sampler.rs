@@ -250,7 +250,7 @@ mod tests {
         sampler.accept(2);
         let mut logits = [4.0, -4.0, 4.0, 0.0];
         sampler.choose(&mut logits, |_| {});
-        assert_eq!(logits, [2.0, -9.0, 1.25, 9.0]);
+        assert_eq!(logits.map(f32::to_bits), [2.0_f32, -9.0, 1.25, 9.0].map(f32::to_bits));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use rapport_engine::{Engine, EngineConfig};
 use rapport_kernels::Compute;
 use rapport_model::chat_template::{ChatTemplate, TemplateError, TemplateTokens};
 use rapport_model::gguf::{Gguf, GgufError};
-use rapport_model::tokenizer::{Tokenizer, TokenizerError};
+use rapport_model::tokenizer::{Tokenizer, TokenizerError, Vocabulary};
 use rapport_model::{LoadError, Transformer};
 use rapport_types::{BuildId, Control, EventSink, Generate, GenerateError, ModelInfo, Request};
 use sha2::{Digest, Sha256};
@@ -38,8 +38,8 @@ pub enum LocalError {
     File(#[from] GgufError),
     #[error(transparent)]
     Model(#[from] LoadError),
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    #[error("{file}: {source}")]
+    Tokenizer { file: String, source: TokenizerError },
     #[error("{file}: {source}")]
     Template { file: String, source: TemplateError },
     #[error("{file}: tokenizer has {n_tokens} tokens and the model {n_vocab}")]
@@ -68,7 +68,8 @@ impl LocalModel {
     pub fn load(path: &Path, compute: Compute, kv_tokens: usize) -> Result<Self, LocalError> {
         let file = || path.display().to_string();
         let gguf = Gguf::open(path)?;
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let tokenizer = Tokenizer::new(&Vocabulary::from_gguf(&gguf)?)
+            .map_err(|source| LocalError::Tokenizer { file: file(), source })?;
         let model = Transformer::load(&gguf, &compute)?;
         if tokenizer.n_vocab() != model.n_vocab() {
             return Err(LocalError::Vocabulary {
@@ -78,15 +79,9 @@ impl LocalModel {
             });
         }
         let metadata = gguf.metadata();
-        let name_of = |key| {
-            let id = metadata.optional_u32(key)?;
-            let text = |id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned();
-            Ok::<_, GgufError>(id.map(text))
-        };
-        let tokens = TemplateTokens {
-            bos: name_of("tokenizer.ggml.bos_token_id")?,
-            eos: name_of("tokenizer.ggml.eos_token_id")?,
-        };
+        let ids = tokenizer.special_ids();
+        let text = |id| tokenizer.token_text_lossy(id).map(std::borrow::Cow::into_owned);
+        let tokens = TemplateTokens { bos: ids.bos.and_then(text), eos: ids.eos.and_then(text) };
         // A base model has no template; ChatML is what most of them have seen.
         let source = metadata.optional_string("tokenizer.chat_template")?.unwrap_or(CHATML);
         let template = ChatTemplate::parse(source, tokens)

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rapport_engine::{Constraint, Ending, EngineEvent, EngineRequest, Phase, SubmitError};
 use rapport_model::chat_template::{CivilTime, Conversation, TemplateError};
-use rapport_model::tokenizer::StreamDecoder;
+use rapport_model::tokenizer::{ControlText, Segment, Start, StreamDecoder, Tokenizer, Trust};
 use rapport_types::{
     BuildId, Control, Event, EventSink, FinishReason, GenerateError, Mode, ModeChoice, ModelInfo,
     Outcome, Reader, Request, Timings, TokenLogprob, TopLogprob, Usage,
@@ -52,15 +52,16 @@ struct Text {
 
 impl Text {
     fn new(stops: Vec<String>, trim_start: bool) -> Self {
-        let (decoder, stop) = (StreamDecoder::default(), StopStrings::new(stops));
+        let decoder = StreamDecoder::new(Start::Continued, ControlText::Hidden);
+        let stop = StopStrings::new(stops);
         Self { decoder, stop, trim_start, is_stopped: false }
     }
 
-    fn push(&mut self, bytes: &[u8]) -> String {
+    fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> String {
         if self.is_stopped {
             return String::new();
         }
-        let text = self.decoder.push(bytes);
+        let text = self.decoder.push(tokenizer, token);
         self.release(&text)
     }
 
@@ -84,7 +85,7 @@ impl Text {
         if self.is_stopped {
             return String::new();
         }
-        let rest = std::mem::take(&mut self.decoder).finish();
+        let rest = self.decoder.finish();
         let shown = self.release(&rest);
         let held = std::mem::replace(&mut self.stop, StopStrings::new(Vec::new())).finish();
         shown + if self.is_stopped { "" } else { &held }
@@ -102,7 +103,8 @@ impl Constraint for Until {
     fn mask(&mut self, _logits: &mut [f32]) {}
 
     fn accept(&mut self, token: u32) {
-        self.written.extend_from_slice(self.language.tokenizer.token_bytes(token));
+        let bytes = self.language.tokenizer.token_bytes(token);
+        self.written.extend_from_slice(bytes.unwrap_or_default());
     }
 
     fn is_complete(&self) -> bool {
@@ -139,22 +141,23 @@ pub(crate) fn prepare(
     };
     let rendered = language.template.render(&conversation).map_err(|error| refusal(&error))?;
     let tokenizer = &language.tokenizer;
-    let mut prompt = tokenizer.encode_segments(&rendered.segments);
-    if let Some(bos) = tokenizer.bos()
-        && prompt.first() != Some(&bos)
-    {
-        prompt.insert(0, bos);
-    }
-    let structure = |text: String| {
-        tokenizer.encode_segments(&[rapport_model::chat_template::Segment { text, trusted: true }])
-    };
+    let segments: Vec<Segment<'_>> = rendered
+        .segments
+        .iter()
+        .map(|segment| Segment {
+            text: &segment.text,
+            trust: if segment.trusted { Trust::Template } else { Trust::Content },
+        })
+        .collect();
+    let mut prompt = tokenizer.encode_prompt(&segments);
+    let structure = |text: String| tokenizer.encode(&text, Trust::Template);
 
     let mut phases = Vec::new();
     let budget = modes::budget_tokens(request.thinking_budget, native.is_some());
     let close = native.map_or(slots::CLOSE, |style| style.close);
     match native {
         Some(style) if thinks => {
-            let close_token = tokenizer.special(style.close);
+            let close_token = tokenizer.special_id(style.close);
             let until = || -> Box<dyn Constraint> {
                 let written = Vec::new();
                 Box::new(Until { language: Arc::clone(language), end: style.close, written })
@@ -201,7 +204,7 @@ pub(crate) fn prepare(
     }
     phases.push(Phase {
         opening: Vec::new(),
-        stop_tokens: tokenizer.end_tokens().to_vec(),
+        stop_tokens: tokenizer.end_ids().to_vec(),
         max_tokens: request.max_tokens.min(room),
         closing: Vec::new(),
         constraint: None,
@@ -302,7 +305,7 @@ impl ReplyState {
 
     fn thought_token(&mut self, token: u32) -> bool {
         let language = Arc::clone(&self.language);
-        let text = self.thought.push(language.tokenizer.token_bytes(token));
+        let text = self.thought.push(&language.tokenizer, token);
         text.is_empty() || self.send(Event::Thought(text))
     }
 
@@ -310,14 +313,14 @@ impl ReplyState {
         self.usage.completion_tokens += 1;
         let language = Arc::clone(&self.language);
         let tokenizer = &language.tokenizer;
-        if tokenizer.is_control(choice.token) || tokenizer.end_tokens().contains(&choice.token) {
+        if tokenizer.is_end(choice.token) {
             return true;
         }
-        let text = self.answer.push(tokenizer.token_bytes(choice.token));
+        let text = self.answer.push(tokenizer, choice.token);
         let logprobs = if choice.top.is_empty() && choice.logprob == 0.0 {
             Vec::new()
         } else {
-            let bytes = |token| tokenizer.token_bytes(token).to_vec();
+            let bytes = |token| tokenizer.token_bytes(token).unwrap_or_default().to_vec();
             let top = choice
                 .top
                 .iter()

@@ -103,7 +103,7 @@ impl SlotTokens {
         };
         let tokens = (0..tokenizer.n_vocab() as u32)
             .filter(|&token| !tokenizer.is_control(token))
-            .map(|token| (token, tokenizer.token_bytes(token)))
+            .filter_map(|token| Some((token, tokenizer.token_bytes(token)?)))
             .filter(|(_, bytes)| !bytes.is_empty() && bytes.iter().all(alphabet))
             .map(|(token, bytes)| (token, bytes.into()))
             .collect();
