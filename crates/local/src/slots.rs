@@ -4,6 +4,7 @@
 //! strong reasoners"); four closed choices are a reading that a person can check at a glance:
 //! `feel: sadness | need: comfort | tone: gentle | do: name the feeling`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rapport_engine::Constraint;
@@ -93,7 +94,9 @@ const FORM: &[Part] = &[
 
 /// The tokens that can occur in the form at all.
 pub(crate) struct SlotTokens {
-    tokens: Vec<(u32, Box<[u8]>)>,
+    by_bytes: HashMap<Box<[u8]>, u32>,
+    by_token: HashMap<u32, Box<[u8]>>,
+    longest_bytes: usize,
 }
 
 impl SlotTokens {
@@ -101,13 +104,23 @@ impl SlotTokens {
         let alphabet = |byte: &u8| {
             matches!(byte, b'a'..=b'z' | b' ' | b':' | b'|' | b'<' | b'>' | b'/' | b'\n')
         };
-        let tokens = (0..tokenizer.n_vocab() as u32)
-            .filter(|&token| !tokenizer.is_control(token))
-            .filter_map(|token| Some((token, tokenizer.token_bytes(token)?)))
-            .filter(|(_, bytes)| !bytes.is_empty() && bytes.iter().all(alphabet))
-            .map(|(token, bytes)| (token, bytes.into()))
-            .collect();
-        Self { tokens }
+        let mut tokens =
+            Self { by_bytes: HashMap::new(), by_token: HashMap::new(), longest_bytes: 0 };
+        for token in (0..tokenizer.n_vocab() as u32).filter(|&t| !tokenizer.is_control(t)) {
+            let bytes = tokenizer.token_bytes(token).unwrap_or_default();
+            if !bytes.is_empty() && bytes.iter().all(alphabet) {
+                tokens.longest_bytes = tokens.longest_bytes.max(bytes.len());
+                tokens.by_bytes.entry(bytes.into()).or_insert(token);
+                tokens.by_token.insert(token, bytes.into());
+            }
+        }
+        tokens
+    }
+
+    /// The longest token that `text` starts with: the form in as few tokens as it goes.
+    fn longest_prefix(&self, text: &[u8]) -> Option<u32> {
+        let mut lengths = (1..=self.longest_bytes.min(text.len())).rev();
+        lengths.find_map(|n| self.by_bytes.get(&text[..n]).copied())
     }
 }
 
@@ -157,6 +170,34 @@ impl Place {
         Self { part_idx: self.part_idx + 1, option: "", n_written: 0 }
     }
 
+    /// Calls `each` with every text that may follow, up to the end of the part after this one.
+    fn for_each_continuation(self, each: &mut dyn FnMut(&[u8])) {
+        let mut text = Vec::new();
+        let mut with_rest = |start: &str, next: &[&str]| {
+            for rest in next {
+                text.clear();
+                text.extend_from_slice(start.as_bytes());
+                text.extend_from_slice(rest.as_bytes());
+                each(&text);
+            }
+        };
+        let next: &[&str] = match FORM.get(self.part_idx + 1) {
+            Some(Part::Text(text)) => &[text],
+            Some(Part::OneOf(options)) => options,
+            None => &[""],
+        };
+        match FORM.get(self.part_idx) {
+            None => {}
+            Some(Part::Text(text)) => with_rest(&text[self.n_written..], next),
+            Some(Part::OneOf(options)) => {
+                let written = &self.option[..self.n_written];
+                for option in options.iter().filter(|option| option.starts_with(written)) {
+                    with_rest(&option[self.n_written..], next);
+                }
+            }
+        }
+    }
+
     fn after_all(self, bytes: &[u8]) -> Option<Self> {
         bytes.iter().try_fold(self, |place, byte| place.after(*byte))
     }
@@ -176,13 +217,13 @@ impl SlotForm {
 
 impl Constraint for SlotForm {
     fn mask(&mut self, logits: &mut [f32]) {
-        let allowed: Vec<(usize, f32)> = self
-            .tokens
-            .tokens
-            .iter()
-            .filter(|(_, bytes)| self.place.after_all(bytes).is_some())
-            .filter_map(|(token, _)| Some((*token as usize, *logits.get(*token as usize)?)))
-            .collect();
+        let mut allowed: Vec<(usize, f32)> = Vec::new();
+        self.place.for_each_continuation(&mut |text| {
+            let token = self.tokens.longest_prefix(text).map(|token| token as usize);
+            if let Some((token, logit)) = token.and_then(|t| Some((t, *logits.get(t)?))) {
+                allowed.push((token, logit));
+            }
+        });
         // Every letter is a token of its own, so there is always one; a vocabulary without them
         // goes unconstrained rather than nowhere.
         if allowed.is_empty() {
@@ -195,8 +236,8 @@ impl Constraint for SlotForm {
     }
 
     fn accept(&mut self, token: u32) {
-        let bytes = self.tokens.tokens.iter().find(|(id, _)| *id == token);
-        if let Some(place) = bytes.and_then(|(_, bytes)| self.place.after_all(bytes)) {
+        let bytes = self.tokens.by_token.get(&token);
+        if let Some(place) = bytes.and_then(|bytes| self.place.after_all(bytes)) {
             self.place = place;
         }
     }

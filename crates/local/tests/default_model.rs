@@ -71,7 +71,9 @@ fn thinking_shows_a_whole_form_and_then_answers() {
         assert!(slot.starts_with(name) && slot.len() > name.len(), "{slot}");
     }
     assert!(!told.text.is_empty() && !told.text.contains("think>"), "{}", told.text);
-    assert!(told.outcome.usage.reasoning_tokens <= 60);
+    // The whole form fits the budget with room to spare, tags included.
+    println!("{} tokens: {}", told.outcome.usage.reasoning_tokens, told.thought);
+    assert!(told.outcome.usage.reasoning_tokens <= 40);
 }
 
 #[test]
@@ -101,7 +103,7 @@ fn instruction_sets_threads_and_the_cache_do_not_change_the_text() {
     let single = load(Isa::detect(), 1, 4096);
     let scalar = load(Isa::Scalar, 2, 4096);
     for text in prompts {
-        let ask = || Request { max_tokens: 8, ..request(text, Mode::Fast) };
+        let ask = || Request { max_tokens: 6, ..request(text, Mode::Fast) };
         let expected = tell(&fast, ask()).text;
         assert_eq!(tell(&single, ask()).text, expected);
         assert_eq!(tell(&scalar, ask()).text, expected);
