@@ -1,5 +1,6 @@
 //! `rapport bench`: how fast, and how far from what the machine could do.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +15,7 @@ use crate::options::{BenchKind, BenchOptions};
 use crate::pull;
 
 /// Prints a table and, as the last line, the same as one line of JSON.
-pub(crate) fn run(options: &BenchOptions, home: &Path) -> anyhow::Result<()> {
+pub(crate) fn run(options: &BenchOptions, home: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let path = pull::resolve(&options.model, home)?;
     let compute = options.compute.compute();
     let gguf = Gguf::open(&path)?;
@@ -45,16 +46,22 @@ pub(crate) fn run(options: &BenchOptions, home: &Path) -> anyhow::Result<()> {
         BenchKind::Prefill => "prefill",
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    println!("model            {name}");
-    println!("what             {kind}, {n_tokens} tokens, median of {}", rates.len());
-    println!("instruction set  {}, {} threads", compute.isa(), compute.pool().n_threads());
-    println!("tokens a second  {median:.1}  ({:.1} to {:.1})", rates[0], rates[rates.len() - 1]);
-    println!("bytes a token    {bytes_per_token:.0}");
-    println!("memory reads     {:.1} GB/s measured", bandwidth / 1e9);
-    println!(
+    writeln!(out, "model            {name}")?;
+    writeln!(out, "what             {kind}, {n_tokens} tokens, median of {}", rates.len())?;
+    writeln!(out, "instruction set  {}, {} threads", compute.isa(), compute.pool().n_threads())?;
+    writeln!(
+        out,
+        "tokens a second  {median:.1}  ({:.1} to {:.1})",
+        rates[0],
+        rates[rates.len() - 1]
+    )?;
+    writeln!(out, "bytes a token    {bytes_per_token:.0}")?;
+    writeln!(out, "memory reads     {:.1} GB/s measured", bandwidth / 1e9)?;
+    writeln!(
+        out,
         "memory ceiling   {ceiling:.0} tokens a second, {:.0} % of it reached",
         100.0 * median / ceiling
-    );
+    )?;
     let line = json!({
         "bench": kind,
         "model": name,
@@ -66,7 +73,7 @@ pub(crate) fn run(options: &BenchOptions, home: &Path) -> anyhow::Result<()> {
         "read_bytes_per_second": bandwidth.round(),
         "bandwidth_share": (median / ceiling * 1000.0).round() / 1000.0,
     });
-    println!("{line}");
+    writeln!(out, "{line}")?;
     Ok(())
 }
 

@@ -16,16 +16,17 @@ use crate::options::QuantizeOptions;
 const SHOWN_CHARS: usize = 70;
 
 /// Prints metadata, tensors by type, and what is known of the template.
-pub(crate) fn inspect(file: &Path) -> anyhow::Result<()> {
+pub(crate) fn inspect(file: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let gguf = Gguf::open(file)?;
-    println!(
+    writeln!(
+        out,
         "{}: GGUF version {}, {} tensors\n",
         file.display(),
         gguf.version(),
         gguf.tensors().len()
-    );
+    )?;
     for (key, value) in gguf.metadata().iter() {
-        println!("{key:<44} {}", shown(&value));
+        writeln!(out, "{key:<44} {}", shown(&value))?;
     }
     let mut by_type: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
     for info in gguf.tensors() {
@@ -34,22 +35,22 @@ pub(crate) fn inspect(file: &Path) -> anyhow::Result<()> {
         entry.1 += info.dims.iter().product::<u64>();
         entry.2 += info.n_bytes;
     }
-    println!("\n{:<8} {:>8} {:>14} {:>14}", "type", "tensors", "weights", "bytes");
+    writeln!(out, "\n{:<8} {:>8} {:>14} {:>14}", "type", "tensors", "weights", "bytes")?;
     for (name, (n_tensors, n_weights, n_bytes)) in by_type {
-        println!("{name:<8} {n_tensors:>8} {n_weights:>14} {n_bytes:>14}");
+        writeln!(out, "{name:<8} {n_tensors:>8} {n_weights:>14} {n_bytes:>14}")?;
     }
-    println!();
+    writeln!(out)?;
     for info in gguf.tensors() {
-        println!("{:<32} {:<6} {:?}", info.name, info.block_type.name(), info.dims);
+        writeln!(out, "{:<32} {:<6} {:?}", info.name, info.block_type.name(), info.dims)?;
     }
     if let Some(source) = gguf.metadata().optional_string("tokenizer.chat_template")? {
-        println!("\nchat template:\n{source}\n");
+        writeln!(out, "\nchat template:\n{source}\n")?;
         match ChatTemplate::parse(source, TemplateTokens::default()) {
             Ok(template) => match template.thinking() {
-                Some(style) => println!("thinks between {} and {}", style.open, style.close),
-                None => println!("has no thinking of its own"),
+                Some(style) => writeln!(out, "thinks between {} and {}", style.open, style.close)?,
+                None => writeln!(out, "has no thinking of its own")?,
             },
-            Err(error) => println!("this template cannot be used: {error}"),
+            Err(error) => writeln!(out, "this template cannot be used: {error}")?,
         }
     }
     Ok(())
@@ -70,7 +71,7 @@ fn shown(value: &Value<'_>) -> String {
 }
 
 /// Writes the file beside its place and renames it when it is whole.
-pub(crate) fn quantize(options: &QuantizeOptions) -> anyhow::Result<()> {
+pub(crate) fn quantize(options: &QuantizeOptions, out: &mut impl Write) -> anyhow::Result<()> {
     let target = BlockType::ALL
         .into_iter()
         .find(|block_type| block_type.name().eq_ignore_ascii_case(&options.block_type));
@@ -84,18 +85,19 @@ pub(crate) fn quantize(options: &QuantizeOptions) -> anyhow::Result<()> {
     };
     let mut part = tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("cannot write in {}", folder.display()))?;
-    let mut out = BufWriter::new(part.as_file_mut());
-    quantize_file(&source, target, &mut out, |_| {})?;
-    out.flush()?;
-    drop(out);
+    let mut file = BufWriter::new(part.as_file_mut());
+    quantize_file(&source, target, &mut file, |_| {})?;
+    file.flush()?;
+    drop(file);
     part.persist(&options.out)
         .with_context(|| format!("cannot write {}", options.out.display()))?;
     let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    println!(
+    writeln!(
+        out,
         "{}: {:.1} MB from {:.1} MB",
         options.out.display(),
         bytes(&options.out) as f64 / 1e6,
         bytes(&options.source) as f64 / 1e6
-    );
+    )?;
     Ok(())
 }

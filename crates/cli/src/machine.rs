@@ -1,6 +1,7 @@
 //! What the machine has.
 
 use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
@@ -46,34 +47,40 @@ pub(crate) fn read_bandwidth(pool: &ThreadPool) -> f64 {
 }
 
 /// `rapport doctor`: what the machine has, and what would help.
-pub(crate) fn doctor(home: &Path) {
+pub(crate) fn doctor(home: &Path, out: &mut impl Write) -> io::Result<()> {
     let cores = physical_cores();
-    println!("cores            {cores} physical");
+    writeln!(out, "cores            {cores} physical")?;
     let available: Vec<&str> =
         Isa::ALL.iter().filter(|isa| isa.is_available()).map(|isa| isa.as_str()).collect();
-    println!("instruction sets {}", available.join(", "));
+    writeln!(out, "instruction sets {}", available.join(", "))?;
     if Isa::detect() == Isa::Scalar {
-        println!("                 ! no AVX2: replies will be slow on this processor");
+        writeln!(out, "                 ! no AVX2: replies will be slow on this processor")?;
     }
     if let Some(megabytes) = available_memory_mb() {
-        println!("memory free      {megabytes} MB");
+        writeln!(out, "memory free      {megabytes} MB")?;
         if megabytes < 600 {
-            println!("                 ! the default model wants about 600 MB: close something");
+            writeln!(
+                out,
+                "                 ! the default model wants about 600 MB: close something"
+            )?;
         }
     }
     let pool = ThreadPool::new(cores);
-    println!("memory reads     {:.1} GB/s", read_bandwidth(&pool) / 1e9);
+    writeln!(out, "memory reads     {:.1} GB/s", read_bandwidth(&pool) / 1e9)?;
     let existing = home.ancestors().find(|folder| folder.exists()).unwrap_or(home);
     if let Ok(stat) = rustix::fs::statvfs(existing) {
         let megabytes = stat.f_bavail * stat.f_frsize / 1_000_000;
-        println!("disk free        {megabytes} MB at {}", home.display());
+        writeln!(out, "disk free        {megabytes} MB at {}", home.display())?;
         if megabytes < 200 {
-            println!("                 ! pulling a model needs more: set RAPPORT_HOME elsewhere");
+            writeln!(
+                out,
+                "                 ! pulling a model needs more: set RAPPORT_HOME elsewhere"
+            )?;
         }
     }
     match pull::resolve(pull::DEFAULT_MODEL, home) {
-        Ok(path) => println!("default model    {}", path.display()),
-        Err(error) => println!("default model    ! {error}"),
+        Ok(path) => writeln!(out, "default model    {}", path.display()),
+        Err(error) => writeln!(out, "default model    ! {error}"),
     }
 }
 

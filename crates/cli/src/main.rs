@@ -3,7 +3,7 @@
 //! This crate reads flags and the environment once and wires the others together; each command is
 //! a file.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program prints")]
+#![expect(clippy::print_stderr, reason = "errors and progress go there")]
 
 mod bench;
 mod files;
@@ -13,6 +13,7 @@ mod options;
 mod pull;
 mod talk;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,25 +25,47 @@ use options::{Cli, Command};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     run(cli.command).unwrap_or_else(|error| {
-        eprintln!("rapport: {error:#}");
+        // Whoever reads the output has what they wanted, as `head` has.
+        if error.downcast_ref::<io::Error>().is_some_and(is_broken_pipe) {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("rapport: {}", described(&error));
         ExitCode::FAILURE
+    })
+}
+
+fn is_broken_pipe(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// An error and its causes, each said once: many of ours say their cause themselves.
+fn described(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |mut text, cause| {
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+        text
     })
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let home = home()?;
+    let out = &mut io::stdout();
     match command {
         Command::Chat(options) => return talk::run(options, &home),
         Command::Pull { name } => {
-            pull::pull(&name, &home, &|line| println!("{line}"))?;
+            pull::pull(&name, &home, &|line| eprintln!("{line}"))?;
         }
-        Command::Models => pull::list(&home, &mut std::io::stdout().lock())?,
-        Command::Inspect { file } => files::inspect(&file)?,
-        Command::Quantize(options) => files::quantize(&options)?,
-        Command::Doctor => machine::doctor(&home),
-        Command::Bench(options) => bench::run(&options, &home)?,
-        Command::Logits(options) => measure::logits(&options, &home)?,
-        Command::Perplexity(options) => measure::perplexity(&options, &home)?,
+        Command::Models => pull::list(&home, out)?,
+        Command::Inspect { file } => files::inspect(&file, out)?,
+        Command::Quantize(options) => files::quantize(&options, out)?,
+        Command::Doctor => machine::doctor(&home, out)?,
+        Command::Bench(options) => bench::run(&options, &home, out)?,
+        Command::Logits(options) => measure::logits(&options, &home, out)?,
+        Command::Perplexity(options) => measure::perplexity(&options, &home, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

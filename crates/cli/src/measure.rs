@@ -18,27 +18,35 @@ use crate::pull;
 const CHUNK_TOKENS: usize = 64;
 
 /// Writes the logits of every position.
-pub(crate) fn logits(options: &LogitsOptions, home: &Path) -> anyhow::Result<()> {
+pub(crate) fn logits(
+    options: &LogitsOptions,
+    home: &Path,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     let path = pull::resolve(&options.model, home)?;
     let compute = options.compute.compute();
     let model = Transformer::load(&Gguf::open(&path)?, &compute)?;
     check(&model, &options.tokens)?;
     let file = File::create(&options.out)
         .with_context(|| format!("cannot write {}", options.out.display()))?;
-    let mut out = BufWriter::new(file);
+    let mut rows = BufWriter::new(file);
     let mut n_rows = 0;
     for_each_row(&model, &compute, &options.tokens, |_, row| {
         n_rows += 1;
-        row.iter().try_for_each(|logit| out.write_all(&logit.to_le_bytes()))
+        row.iter().try_for_each(|logit| rows.write_all(&logit.to_le_bytes()))
     })?;
-    out.flush()?;
-    println!("{n_rows} rows of {} f32 in {}", model.n_vocab(), options.out.display());
+    rows.flush()?;
+    writeln!(out, "{n_rows} rows of {} f32 in {}", model.n_vocab(), options.out.display())?;
     Ok(())
 }
 
 /// Prints the perplexity of a text in windows that each start from an empty context; the first
 /// token of a window is not scored, and a last window shorter than the others is left out.
-pub(crate) fn perplexity(options: &PerplexityOptions, home: &Path) -> anyhow::Result<()> {
+pub(crate) fn perplexity(
+    options: &PerplexityOptions,
+    home: &Path,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     let path = pull::resolve(&options.model, home)?;
     let compute = options.compute.compute();
     let gguf = Gguf::open(&path)?;
@@ -70,7 +78,7 @@ pub(crate) fn perplexity(options: &PerplexityOptions, home: &Path) -> anyhow::Re
         })?;
     }
     let perplexity = (-log_prob / n_scored as f64).exp();
-    println!("perplexity {perplexity:.4} over {n_scored} tokens in windows of {window}");
+    writeln!(out, "perplexity {perplexity:.4} over {n_scored} tokens in windows of {window}")?;
     Ok(())
 }
 

@@ -6,7 +6,9 @@
 //! vector kernels compute 16 rows at once in just this order, so they return the same bits.
 
 use crate::activations::Activations;
-use crate::packed::{Layout, PANEL_COLS, PackedMatrix, TILE_ROWS, panel_code, panel_group};
+use crate::packed::{
+    Layout, PANEL_COLS, PackedMatrix, TILE_ROWS, float_weight, panel_code, panel_group,
+};
 use crate::pool::ThreadPool;
 use crate::shared_slice::SharedSlice;
 use crate::{Compute, Isa};
@@ -99,19 +101,6 @@ fn scalar_panel(
                 *out = (token_sum as f32 * token_scale).mul_add(group.offset, *out);
             }
         }
-    }
-}
-
-pub(crate) fn float_weight(layout: Layout, panel: &[u8], number: usize) -> f32 {
-    match layout {
-        Layout::F32 => {
-            let bytes = &panel[number * 4..][..4];
-            f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-        }
-        Layout::F16 => {
-            half::f16::from_le_bytes([panel[number * 2], panel[number * 2 + 1]]).to_f32()
-        }
-        _ => half::bf16::from_le_bytes([panel[number * 2], panel[number * 2 + 1]]).to_f32(),
     }
 }
 

@@ -233,26 +233,26 @@ pub(crate) fn panel_group(layout: Layout, panel: &[u8], lane: usize, group_idx: 
     Group { scale: vector_f16(scales, lane), offset }
 }
 
-fn panel_weight(layout: Layout, panel: &[u8], lane: usize, col: usize) -> f32 {
-    let number = col * TILE_ROWS + lane;
+/// The number at a place in a panel of floats.
+pub(crate) fn float_weight(layout: Layout, panel: &[u8], number: usize) -> f32 {
     match layout {
         Layout::F32 => {
             let bytes = &panel[number * 4..][..4];
             f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
         }
         Layout::F16 => vector_f16(panel, number),
-        Layout::BF16 => {
-            half::bf16::from_le_bytes([panel[number * 2], panel[number * 2 + 1]]).to_f32()
-        }
-        Layout::Nibble { .. } | Layout::Byte { .. } => {
-            let group_cols = match layout {
-                Layout::Byte { group_cols, .. } => group_cols,
-                _ => PANEL_COLS,
-            };
-            let group = panel_group(layout, panel, lane, col / group_cols);
-            (panel_code(layout, panel, lane, col) as f32).mul_add(group.scale, group.offset)
-        }
+        _ => half::bf16::from_le_bytes([panel[number * 2], panel[number * 2 + 1]]).to_f32(),
     }
+}
+
+fn panel_weight(layout: Layout, panel: &[u8], lane: usize, col: usize) -> f32 {
+    let group_cols = match layout {
+        Layout::Nibble { .. } => PANEL_COLS,
+        Layout::Byte { group_cols, .. } => group_cols,
+        _ => return float_weight(layout, panel, col * TILE_ROWS + lane),
+    };
+    let group = panel_group(layout, panel, lane, col / group_cols);
+    (panel_code(layout, panel, lane, col) as f32).mul_add(group.scale, group.offset)
 }
 
 fn pad_byte(layout: Layout) -> u8 {
