@@ -38,7 +38,8 @@ fn check() -> ExitCode {
     let mut is_good = problems.is_empty();
     for (name, arguments) in steps {
         println!("{name}: cargo {}", arguments.join(" "));
-        let status = Command::new("cargo").args(arguments).status();
+        let status =
+            Command::new("cargo").args(arguments).env("RUSTDOCFLAGS", "-D warnings").status();
         if !status.is_ok_and(|status| status.success()) {
             eprintln!("{name} failed");
             is_good = false;

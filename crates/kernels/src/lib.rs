@@ -1,6 +1,6 @@
 //! Quantised blocks and the arithmetic over them.
 //!
-//! Weights are [packed](packed) once at load; [`Activations`] are quantised on the way into a
+//! Weights are packed ([`PackedMatrix`]) once at load; [`Activations`] are quantised on the way into a
 //! product; everything runs through a [`Compute`], which holds the instruction set chosen at start
 //! and the thread pool.
 //!
