@@ -68,7 +68,15 @@ impl LocalModel {
     pub fn load(path: &Path, compute: Compute, kv_tokens: usize) -> Result<Self, LocalError> {
         let file = || path.display().to_string();
         let gguf = Gguf::open(path)?;
-        let tokenizer = Tokenizer::new(&Vocabulary::from_gguf(&gguf)?)
+        let metadata = gguf.metadata();
+        let mut vocabulary = Vocabulary::from_gguf(&gguf)?;
+        // A base model has no template; ChatML is what most of them have seen.
+        let template_source =
+            metadata.optional_string("tokenizer.chat_template")?.unwrap_or(CHATML);
+        if vocabulary.templates.is_empty() {
+            vocabulary.templates.push(template_source);
+        }
+        let tokenizer = Tokenizer::new(&vocabulary)
             .map_err(|source| LocalError::Tokenizer { file: file(), source })?;
         let model = Transformer::load(&gguf, &compute)?;
         if tokenizer.n_vocab() != model.n_vocab() {
@@ -78,13 +86,10 @@ impl LocalModel {
                 n_vocab: model.n_vocab(),
             });
         }
-        let metadata = gguf.metadata();
         let ids = tokenizer.special_ids();
         let text = |id| tokenizer.token_text_lossy(id).map(std::borrow::Cow::into_owned);
         let tokens = TemplateTokens { bos: ids.bos.and_then(text), eos: ids.eos.and_then(text) };
-        // A base model has no template; ChatML is what most of them have seen.
-        let source = metadata.optional_string("tokenizer.chat_template")?.unwrap_or(CHATML);
-        let template = ChatTemplate::parse(source, tokens)
+        let template = ChatTemplate::parse(template_source, tokens)
             .map_err(|source| LocalError::Template { file: file(), source })?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let build = build_id(&gguf, path);

@@ -41,6 +41,7 @@ use value::Value;
 
 pub use clock::CivilTime;
 pub use fault::{TemplateError, TemplateLimit};
+pub(crate) use thinking::THOUGHT_TAGS;
 pub use thinking::ThinkingStyle;
 
 /// The longest template read; the longest of well-known models has about 30 kB.

@@ -21,7 +21,7 @@ pub struct ThinkingStyle {
 }
 
 /// The tags of models that think, most usual first.
-const TAGS: [(&str, &str); 7] = [
+pub(crate) const THOUGHT_TAGS: [(&str, &str); 7] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -34,7 +34,7 @@ const TAGS: [(&str, &str); 7] = [
 impl ThinkingStyle {
     /// A template thinks if it knows a thought's closing tag or the variable that turns thoughts on.
     pub(super) fn detect(template: &ChatTemplate, source: &str) -> Option<Self> {
-        let (open, close) = TAGS.into_iter().find(|(_, close)| source.contains(close))?;
+        let (open, close) = THOUGHT_TAGS.into_iter().find(|(_, close)| source.contains(close))?;
         let on = generation_prompt(template, Some(true))?;
         let off = generation_prompt(template, Some(false))?;
         Some(Self { open, close, prompt_opens: is_open(&on, open, close), has_switch: on != off })

@@ -3,7 +3,7 @@
 //! Two kinds: byte-level BPE (`gpt2`) with the pre-tokenizers listed in `split.rs`, and
 //! SentencePiece as Llama and Gemma use it (`llama`). Ids equal those of llama.cpp on the same
 //! file; where they differ on purpose, it is to keep a user's text from turning into control
-//! tokens (`specials.rs`).
+//! tokens or markup (`specials.rs`).
 //!
 //! What is not here: chat templates (they make the [`Segment`]s), any other tokenizer kind (WordPiece,
 //! Unigram), and the `clean_up_tokenization_spaces` of some configurations, which loses spaces.
@@ -44,9 +44,9 @@ pub type TokenId = u32;
 /// What a text may turn into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// A template's own text: control tokens in it are control tokens.
+    /// A template's own text: control tokens and markup in it are what they seem.
     Template,
-    /// Anybody's text: `<|im_end|>` in it is ten characters.
+    /// Anybody's text: `<|im_end|>` in it is ten characters, `<think>` seven.
     Content,
 }
 
@@ -63,6 +63,8 @@ pub struct Tokenizer {
     algorithm: Algorithm,
     specials: Specials,
     kinds: Vec<TokenKind>,
+    /// In the order of ids.
+    only_trusted: Vec<TokenId>,
     /// What each token adds to a text.
     bytes: ByteArena,
     special_ids: SpecialIds,
@@ -95,6 +97,16 @@ impl Tokenizer {
         let texts = texts(vocabulary)?;
         let kinds = kinds(vocabulary, &texts)?;
         let by_text = index_by_text(&texts)?;
+        let specials = Specials::new(&texts, &kinds, &vocabulary.templates);
+        let mut only_trusted: Vec<TokenId> = specials.only_trusted().collect();
+        only_trusted.sort_unstable();
+        // Merging must not make markup of text either.
+        let mut merge_kinds = kinds.clone();
+        for &id in &only_trusted {
+            if kinds[id as usize] == TokenKind::UserDefined {
+                merge_kinds[id as usize] = TokenKind::Control;
+            }
+        }
 
         let mut special_ids = vocabulary.special_ids;
         let (algorithm, bytes, adds_bos) = match vocabulary.model {
@@ -103,7 +115,7 @@ impl Tokenizer {
                     TokenizerError::UnsupportedPreTokenizer { found: vocabulary.pre.to_owned() }
                 })?;
                 let bytes = token_bytes(&texts, &kinds, write_byte_level)?;
-                let bpe = Bpe::new(vocabulary, pre_tokenizer, &kinds, &bytes, &by_text)?;
+                let bpe = Bpe::new(vocabulary, pre_tokenizer, &merge_kinds, &bytes, &by_text)?;
                 (Algorithm::Bpe(Box::new(bpe)), bytes, pre_tokenizer.add_bos)
             }
             LLAMA => {
@@ -115,7 +127,7 @@ impl Tokenizer {
                 special_ids.bos = or_usual(special_ids.bos, 1);
                 special_ids.eos = or_usual(special_ids.eos, 2);
                 let bytes = token_bytes(&texts, &kinds, write_space_marked)?;
-                let spm = Spm::new(vocabulary, &texts, &kinds, special_ids.unknown)?;
+                let spm = Spm::new(vocabulary, &texts, &merge_kinds, special_ids.unknown)?;
                 (Algorithm::Spm(Box::new(spm)), bytes, true)
             }
             other => {
@@ -125,9 +137,18 @@ impl Tokenizer {
 
         let prefix = around(vocabulary.add_bos, adds_bos, special_ids.bos, "BOS")?;
         let suffix = around(vocabulary.add_eos, false, special_ids.eos, "EOS")?;
-        let specials = Specials::new(&texts, &kinds);
         let end_ids = end_ids(&specials, &kinds, &special_ids);
-        Ok(Self { algorithm, specials, kinds, bytes, special_ids, prefix, suffix, end_ids })
+        Ok(Self {
+            algorithm,
+            specials,
+            kinds,
+            only_trusted,
+            bytes,
+            special_ids,
+            prefix,
+            suffix,
+            end_ids,
+        })
     }
 
     /// The tokens of one text, without any around it. [`Tokenizer::encode_prompt`] adds those.
@@ -224,9 +245,14 @@ impl Tokenizer {
         self.kinds.get(token as usize).copied()
     }
 
-    /// Whether only trusted text can become this token.
+    /// Whether the token is structure that no reader sees.
     pub fn is_control(&self, token: TokenId) -> bool {
         self.kind(token) == Some(TokenKind::Control)
+    }
+
+    /// Whether only trusted text becomes this token: control tokens and markup as `<think>`.
+    pub fn needs_trust(&self, token: TokenId) -> bool {
+        self.is_control(token) || self.only_trusted.binary_search(&token).is_ok()
     }
 
     pub fn n_vocab(&self) -> usize {

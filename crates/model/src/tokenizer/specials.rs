@@ -8,6 +8,13 @@
 //!
 //! - A user-defined token of the form `<|...|>` is taken for a control token, and so is
 //!   `<start_of_turn>` of any type.
+//! - Markup is cut out of trusted text only: user-defined tokens that give a conversation its
+//!   structure, as `<think>` and `<tool_call>` do. Such a token has the form `<...>` or `[...]`
+//!   and either a chat template of the file writes it or its counterpart (`<x>` and `</x>`), or it
+//!   is one of [`KNOWN_MARKUP`]. It stays user-defined otherwise: a reply shows it. All other
+//!   user-defined tokens, as runs of spaces and the HTML elements of Gemma, are cut out of any
+//!   text. A vocabulary without a chat template has no markup: there is no conversation whose
+//!   structure could be forged.
 //! - `</s>` ends a reply only if the file calls it a control token or names it by id; llama.cpp
 //!   goes by its text, also where it closes an HTML element.
 //!
@@ -19,6 +26,7 @@ use memchr::memmem::Finder;
 
 use super::TokenId;
 use super::vocabulary::{SpecialIds, TokenKind};
+use crate::chat_template::THOUGHT_TAGS;
 
 /// A stretch of text, cut at special tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +54,8 @@ struct Special {
 }
 
 impl Specials {
-    pub(super) fn new(texts: &[&str], kinds: &[TokenKind]) -> Self {
+    /// `templates` are the chat templates of the file.
+    pub(super) fn new(texts: &[&str], kinds: &[TokenKind], templates: &[&str]) -> Self {
         let mut sorted: Vec<Special> = (0..)
             .zip(texts.iter().zip(kinds))
             .filter_map(|(id, (&text, &kind))| {
@@ -72,12 +81,42 @@ impl Specials {
             let end = sorted.partition_point(|special| usize::from(special.text[0]) <= byte);
             start..end
         });
-        Self { sorted, priority, with_first_byte: Box::new(with_first_byte) }
+        let mut specials = Self { sorted, priority, with_first_byte: Box::new(with_first_byte) };
+        if !templates.is_empty() {
+            specials.distrust_markup(templates);
+        }
+        specials
+    }
+
+    fn distrust_markup(&mut self, templates: &[&str]) {
+        let mut is_structure: Vec<bool> =
+            self.sorted.iter().map(|special| is_known_markup(&special.text)).collect();
+        for template in templates {
+            let is_written = self.present_in(template.as_bytes(), true);
+            for at in (0..self.sorted.len()).filter(|&at| is_written[at]) {
+                is_structure[at] = true;
+                let counterpart = counterpart(&self.sorted[at].text);
+                if let Some(at) = counterpart.and_then(|text| self.position(&text)) {
+                    is_structure[at] = true;
+                }
+            }
+        }
+        for (special, is_structure) in self.sorted.iter_mut().zip(is_structure) {
+            special.only_trusted |= is_structure && has_tag_form(&special.text);
+        }
+    }
+
+    /// The tokens that only trusted text becomes.
+    pub(super) fn only_trusted(&self) -> impl Iterator<Item = TokenId> {
+        self.sorted.iter().filter(|special| special.only_trusted).map(|special| special.id)
     }
 
     pub(super) fn find(&self, text: &[u8]) -> Option<TokenId> {
-        let at = self.sorted.binary_search_by(|special| (*special.text).cmp(text)).ok()?;
-        Some(self.sorted[at].id)
+        Some(self.sorted[self.position(text)?].id)
+    }
+
+    fn position(&self, text: &[u8]) -> Option<usize> {
+        self.sorted.binary_search_by(|special| (*special.text).cmp(text)).ok()
     }
 
     /// Cuts `text`. Tokens that need trust are found only inside one of the `trusted` ranges,
@@ -159,6 +198,52 @@ fn cut(
 fn is_within(ranges: &[Range<usize>], inner: &Range<usize>) -> bool {
     let next = ranges.partition_point(|range| range.start <= inner.start);
     next > 0 && inner.end <= ranges[next - 1].end
+}
+
+/// Markup whether or not a chat template writes it: models are trained to write these themselves,
+/// and templates may put them together from pieces. The tags of thoughts are markup as well.
+const KNOWN_MARKUP: &[&str] = &[
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<tools>",
+    "</tools>",
+    "<function_call>",
+    "</function_call>",
+    "<answer>",
+    "</answer>",
+    "[INST]",
+    "[/INST]",
+    "[TOOL_CALLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+];
+
+fn is_known_markup(text: &[u8]) -> bool {
+    KNOWN_MARKUP.iter().any(|tag| tag.as_bytes() == text)
+        || THOUGHT_TAGS
+            .iter()
+            .any(|(open, close)| [open, close].map(|tag| tag.as_bytes()).contains(&text))
+}
+
+/// `<...>` or `[...]`, with something in between and no space.
+fn has_tag_form(text: &[u8]) -> bool {
+    matches!(text, [b'<', _, .., b'>'] | [b'[', _, .., b']'])
+        && !text.iter().any(u8::is_ascii_whitespace)
+}
+
+/// `</x>` for `<x>` and the other way round.
+fn counterpart(text: &[u8]) -> Option<Vec<u8>> {
+    let (&first, rest) = text.split_first()?;
+    Some(match rest.strip_prefix(b"/") {
+        Some(name) => [&[first], name].concat(),
+        None => [&[first, b'/'], rest].concat(),
+    })
 }
 
 /// Texts that are control tokens and end a reply, whatever type the file gives them.

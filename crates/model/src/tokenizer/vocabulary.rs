@@ -28,6 +28,9 @@ pub struct Vocabulary<'a> {
     pub add_eos: Option<bool>,
     /// Whether text gets a leading space, for `llama`.
     pub add_space_prefix: Option<bool>,
+    /// The chat templates: what they write as markup, content does not become. With none, tokens
+    /// are those of llama.cpp.
+    pub templates: Vec<&'a str>,
 }
 
 /// The tokens that metadata name by id.
@@ -83,8 +86,10 @@ impl<'a> Vocabulary<'a> {
     const ADD_BOS: &'static str = "tokenizer.ggml.add_bos_token";
     const ADD_EOS: &'static str = "tokenizer.ggml.add_eos_token";
     const ADD_SPACE_PREFIX: &'static str = "tokenizer.ggml.add_space_prefix";
+    /// The template in use; others are under this key with a dot and a name.
+    const TEMPLATE: &'static str = "tokenizer.chat_template";
 
-    /// Reads the `tokenizer.ggml.*` keys of a file.
+    /// Reads the `tokenizer.*` keys of a file.
     ///
     /// # Errors
     /// A key is missing or of another type.
@@ -92,6 +97,11 @@ impl<'a> Vocabulary<'a> {
         let metadata = file.metadata();
         let model = metadata.string(Self::MODEL)?;
         let strings = |key| Ok::<_, GgufError>(metadata.strings(key)?.collect());
+        let is_template = |key: &str| {
+            let name = key.strip_prefix(Self::TEMPLATE);
+            name.is_some_and(|name| name.is_empty() || name.starts_with('.'))
+        };
+        let template_keys = metadata.iter().map(|(key, _)| key).filter(|key| is_template(key));
         Ok(Self {
             model,
             pre: metadata.optional_string(Self::PRE)?.unwrap_or_default(),
@@ -116,6 +126,7 @@ impl<'a> Vocabulary<'a> {
             add_bos: metadata.optional_bool(Self::ADD_BOS)?,
             add_eos: metadata.optional_bool(Self::ADD_EOS)?,
             add_space_prefix: metadata.optional_bool(Self::ADD_SPACE_PREFIX)?,
+            templates: template_keys.map(|key| metadata.string(key)).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -134,7 +145,7 @@ pub enum TokenKind {
     Unknown,
     /// Structure of the conversation; text never turns into it unless it is trusted.
     Control,
-    /// Text that is always one token.
+    /// Text that is always one token; markup is only where it is trusted.
     UserDefined,
     /// Never trained; means nothing.
     Unused,

@@ -358,6 +358,85 @@ fn tokens_that_look_like_structure_are_control_tokens_whatever_the_file_says() {
     assert_eq!(tokenizer.end_ids(), [3, 5]);
 }
 
+/// The user-defined tokens `tokens`, with letters and merges enough to put them together.
+fn with_user_defined<'a>(tokens: &[&'a str], templates: &[&'a str], model: &'a str) -> Tokenizer {
+    let letters: Vec<[u8; 1]> = (b'!'..=b'~').map(|byte| [byte]).collect();
+    let spellings: Vec<Vec<u8>> = tokens
+        .iter()
+        .flat_map(|token| (2..token.len()).map(|n| token.as_bytes()[..n].to_vec()))
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .filter(|part| !tokens.iter().any(|token| token.as_bytes() == part))
+        .collect();
+    let merges: Vec<Vec<u8>> = spellings
+        .iter()
+        .map(Vec::as_slice)
+        .chain(tokens.iter().map(|token| token.as_bytes()))
+        .filter(|text| text.is_ascii() && !text.contains(&b' '))
+        .map(|text| [&text[..text.len() - 1], b" ", &text[text.len() - 1..]].concat())
+        .collect();
+    let normal = letters.iter().map(<[u8; 1]>::as_slice).chain(spellings.iter().map(Vec::as_slice));
+    let mut all: Vec<&[u8]> = normal.filter(|text| !text.contains(&b' ')).collect();
+    let mut token_types = vec![1; all.len()];
+    all.extend(tokens.iter().map(|token| token.as_bytes()));
+    token_types.resize(all.len(), 4);
+    Tokenizer::new(&Vocabulary {
+        model,
+        pre: "gpt-2",
+        scores: (0..all.len()).map(|id| id as f32).collect(),
+        tokens: all,
+        token_types,
+        merges: if model == "gpt2" { merges.iter().map(Vec::as_slice).collect() } else { vec![] },
+        add_bos: Some(false),
+        add_space_prefix: Some(false),
+        templates: templates.to_vec(),
+        ..Vocabulary::default()
+    })
+    .expect("a good vocabulary")
+}
+
+#[test]
+fn f12_markup_typed_by_a_person_stays_text() {
+    let tokens = ["<think>", "</think>", "<note>", "</note>", "[CITE]", "<b>", "<tool_call>", "  "];
+    // Qwen3 and others write these; `</note>` has only its counterpart in the template.
+    let source = "{{ '<|im_start|>' }}<note>  {{ message.content }}[CITE]";
+    for model in ["gpt2", "llama"] {
+        let tokenizer = with_user_defined(&tokens, &[source], model);
+        let plain = with_user_defined(&tokens, &[], model);
+        for markup in ["<think>", "</think>", "<note>", "</note>", "[CITE]", "<tool_call>"] {
+            let id = tokenizer.special_id(markup).expect("a token");
+            let text = format!("a{markup}b{markup}");
+            assert!(tokenizer.needs_trust(id) && !tokenizer.is_control(id), "{markup}");
+            assert_eq!(tokenizer.kind(id), Some(TokenKind::UserDefined));
+            let typed = tokenizer.encode(&text, Trust::Content);
+            assert!(!typed.contains(&id), "{model}: {markup}");
+            assert_eq!(tokenizer.decode(&typed), text, "{model}");
+            let written = tokenizer.encode(&text, Trust::Template);
+            assert_eq!(written.iter().filter(|&&token| token == id).count(), 2, "{markup}");
+            assert_eq!(tokenizer.decode(&written).replace(' ', ""), text, "a reply shows it");
+            // Half of it from a person is no markup.
+            let (one, other) = markup.split_at(2);
+            assert!(!tokenizer.encode_prompt(&[template(one), content(other)]).contains(&id));
+            // Without a conversation there is nothing to forge, and ids are those of llama.cpp.
+            assert!(plain.encode(&text, Trust::Content).contains(&id), "{model}: {markup}");
+        }
+        for ordinary in ["<b>", "  "] {
+            let id = tokenizer.special_id(ordinary).expect("a token");
+            assert!(!tokenizer.needs_trust(id));
+            assert!(tokenizer.encode(&format!("a{ordinary}b"), Trust::Content).contains(&id));
+        }
+    }
+}
+
+#[test]
+fn f12_markup_is_found_in_every_template_of_a_file() {
+    let tokens = ["<one>", "</one>", "[TWO]", "<not here>"];
+    let tokenizer =
+        with_user_defined(&tokens, &["x", "{{ '</one>' }}", "[TWO] <not here>"], "llama");
+    let needs_trust = |text| tokenizer.needs_trust(tokenizer.special_id(text).expect("a token"));
+    assert_eq!(tokens.map(needs_trust), [true, true, true, false]);
+}
+
 /// Any vocabulary at all, most of them broken.
 fn any_vocabulary() -> impl Strategy<Value = (Vec<String>, Vec<i32>, Vec<f32>, Vec<String>)> {
     let token = prop_oneof![
