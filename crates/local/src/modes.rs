@@ -63,7 +63,9 @@ pub(crate) fn choose(mode: Mode, budget: ThinkingBudget, messages: &[Message]) -
     let choice = |mode, reason: &str| ModeChoice { mode, reason: reason.to_owned() };
     match mode {
         Mode::Fast => return choice(Mode::Fast, "you asked for fast"),
-        Mode::Thinking | Mode::Auto if budget == ThinkingBudget::None => {
+        Mode::Thinking | Mode::Auto
+            if matches!(budget, ThinkingBudget::None | ThinkingBudget::Tokens(0)) =>
+        {
             return choice(Mode::Fast, "the thinking budget is none");
         }
         Mode::Thinking => return choice(Mode::Thinking, "you asked for thinking"),
@@ -95,6 +97,17 @@ pub(crate) fn choose(mode: Mode, budget: ThinkingBudget, messages: &[Message]) -
     }
 }
 
+/// The choice where a thought was wanted and the budget has no room for one.
+pub(crate) fn without_room(budget_tokens: u32, least_tokens: Option<u32>) -> ModeChoice {
+    let reason = match least_tokens {
+        Some(least_tokens) => format!(
+            "a thinking budget of {budget_tokens} tokens has no room for a thought, which takes {least_tokens}"
+        ),
+        None => "the model's vocabulary cannot write a thought".to_owned(),
+    };
+    ModeChoice { mode: Mode::Fast, reason }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,9 +126,11 @@ mod tests {
 
     #[test]
     fn no_budget_means_no_thought() {
-        for mode in Mode::ALL {
-            let messages = [Message::user("I feel sad. Why?")];
-            assert_eq!(choose(mode, ThinkingBudget::None, &messages).mode, Mode::Fast);
+        for budget in [ThinkingBudget::None, ThinkingBudget::Tokens(0)] {
+            for mode in Mode::ALL {
+                let messages = [Message::user("I feel sad. Why?")];
+                assert_eq!(choose(mode, budget, &messages).mode, Mode::Fast);
+            }
         }
     }
 }

@@ -130,9 +130,14 @@ pub(crate) fn prepare(
             reason: "it is 0; ask for at least one token".to_owned(),
         });
     }
-    let choice = modes::choose(request.mode, request.thinking_budget, &request.messages);
-    let thinks = choice.mode == Mode::Thinking;
     let native = language.template.thinking();
+    let budget = modes::budget_tokens(request.thinking_budget, native.is_some());
+    let form = language.slots.form_within(budget);
+    let mut choice = modes::choose(request.mode, request.thinking_budget, &request.messages);
+    if choice.mode == Mode::Thinking && native.is_none() && form.is_none() {
+        choice = modes::without_room(budget, language.slots.least_budget_tokens());
+    }
+    let thinks = choice.mode == Mode::Thinking;
     let conversation = Conversation {
         messages: &request.messages,
         add_generation_prompt: true,
@@ -153,7 +158,6 @@ pub(crate) fn prepare(
     let structure = |text: String| tokenizer.encode(&text, Trust::Template);
 
     let mut phases = Vec::new();
-    let budget = modes::budget_tokens(request.thinking_budget, native.is_some());
     let close = native.map_or(slots::CLOSE, |style| style.close);
     match native {
         Some(style) if thinks => {
@@ -179,13 +183,13 @@ pub(crate) fn prepare(
             let open = if style.prompt_opens { "" } else { style.open };
             prompt.extend(structure(format!("{open}\n\n{}\n\n", style.close)));
         }
-        None if thinks => phases.push(Phase {
+        None if thinks => phases.extend(form.map(|form| Phase {
             opening: structure(slots::OPEN.to_owned()),
             stop_tokens: Vec::new(),
-            max_tokens: budget,
+            max_tokens: form.max_tokens,
             closing: structure(format!("{}\n\n", slots::CLOSE)),
-            constraint: Some(Box::new(SlotForm::new(Arc::clone(&language.slots)))),
-        }),
+            constraint: Some(Box::new(SlotForm::new(Arc::clone(&language.slots), form))),
+        })),
         _ => {}
     }
 

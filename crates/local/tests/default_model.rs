@@ -7,8 +7,8 @@ use std::num::NonZeroUsize;
 use rapport_kernels::{Compute, Isa};
 use rapport_local::LocalModel;
 use rapport_types::{
-    Event, FinishReason, Generate, GenerateError, Message, Mode, Outcome, Request, Role, Sampling,
-    SamplingDraft, ThinkingBudget, reply,
+    Event, FinishReason, Generate, GenerateError, Message, Mode, ModeChoice, Outcome, Request,
+    Role, Sampling, SamplingDraft, ThinkingBudget, reply,
 };
 
 fn load(isa: Isa, n_threads: usize, kv_tokens: usize) -> LocalModel {
@@ -35,17 +35,21 @@ struct Told {
     thought: String,
     text: String,
     outcome: Outcome,
+    choice: ModeChoice,
     cached_tokens: u32,
 }
 
 fn tell(model: &LocalModel, request: Request) -> Told {
-    let (mut thought, mut text, mut cached_tokens) = (String::new(), String::new(), 0);
+    let (mut thought, mut text, mut started) = (String::new(), String::new(), None);
     for event in reply(model, request).unwrap() {
         match event {
-            Event::Started { cached_tokens: cached, .. } => cached_tokens = cached,
+            Event::Started { choice, cached_tokens, .. } => started = Some((choice, cached_tokens)),
             Event::Thought(piece) => thought.push_str(&piece),
             Event::Text { text: piece, .. } => text.push_str(&piece),
-            Event::Finished(outcome) => return Told { thought, text, outcome, cached_tokens },
+            Event::Finished(outcome) => {
+                let (choice, cached_tokens) = started.unwrap();
+                return Told { thought, text, outcome, choice, cached_tokens };
+            }
             Event::Failed(error) => panic!("{error}"),
         }
     }
@@ -77,12 +81,28 @@ fn thinking_shows_a_whole_form_and_then_answers() {
 }
 
 #[test]
-fn a_small_budget_ends_the_thought_cleanly() {
-    let budget = ThinkingBudget::Tokens(3);
-    let request = Request { thinking_budget: budget, ..request("I feel lost.", Mode::Thinking) };
-    let told = tell(&model(), request);
-    assert!("feel: ".starts_with(told.thought.get(..3).unwrap_or("")), "{}", told.thought);
-    assert!(!told.text.is_empty() && !told.text.contains("think>"), "{}", told.text);
+fn every_budget_gives_whole_slots_or_says_why_there_is_no_thought() {
+    let model = model();
+    let mut n_slots_before = 0;
+    for budget in (0..=24).chain([32, 48, 64]) {
+        let thinking_budget = ThinkingBudget::Tokens(budget);
+        let ask = request("I feel lost.", Mode::Thinking);
+        let told = tell(&model, Request { thinking_budget, max_tokens: 2, ..ask });
+        assert!(!told.text.is_empty() && !told.text.contains("think>"), "{}", told.text);
+        let slots: Vec<&str> = told.thought.split(" | ").filter(|slot| !slot.is_empty()).collect();
+        for (slot, name) in slots.iter().zip(["feel: ", "need: ", "tone: ", "do: "]) {
+            assert!(slot.starts_with(name) && slot.len() > name.len(), "{budget}: {slot}");
+        }
+        assert!(n_slots_before <= slots.len() && slots.len() <= 4, "{budget}: {}", told.thought);
+        n_slots_before = slots.len();
+        if slots.is_empty() {
+            assert_eq!((told.choice.mode, told.outcome.usage.reasoning_tokens), (Mode::Fast, 0));
+            assert!(told.choice.reason.contains("thinking budget"), "{}", told.choice.reason);
+        } else {
+            assert_eq!(told.choice.mode, Mode::Thinking);
+        }
+    }
+    assert_eq!(n_slots_before, 4);
 }
 
 #[test]
