@@ -63,8 +63,8 @@ pub struct Tokenizer {
     algorithm: Algorithm,
     specials: Specials,
     kinds: Vec<TokenKind>,
-    /// In the order of ids.
-    only_trusted: Vec<TokenId>,
+    /// User-defined tokens that only trusted text becomes, in the order of ids.
+    markup: Vec<TokenId>,
     /// What each token adds to a text.
     bytes: ByteArena,
     special_ids: SpecialIds,
@@ -98,14 +98,14 @@ impl Tokenizer {
         let kinds = kinds(vocabulary, &texts)?;
         let by_text = index_by_text(&texts)?;
         let specials = Specials::new(&texts, &kinds, &vocabulary.templates);
-        let mut only_trusted: Vec<TokenId> = specials.only_trusted().collect();
-        only_trusted.sort_unstable();
+        // The unknown token stands for any text that has no tokens, so that it is no markup.
+        let is_markup = |id: &TokenId| kinds[*id as usize] == TokenKind::UserDefined;
+        let mut markup: Vec<TokenId> = specials.only_trusted().filter(is_markup).collect();
+        markup.sort_unstable();
         // Merging must not make markup of text either.
         let mut merge_kinds = kinds.clone();
-        for &id in &only_trusted {
-            if kinds[id as usize] == TokenKind::UserDefined {
-                merge_kinds[id as usize] = TokenKind::Control;
-            }
+        for &id in &markup {
+            merge_kinds[id as usize] = TokenKind::Control;
         }
 
         let mut special_ids = vocabulary.special_ids;
@@ -138,17 +138,7 @@ impl Tokenizer {
         let prefix = around(vocabulary.add_bos, adds_bos, special_ids.bos, "BOS")?;
         let suffix = around(vocabulary.add_eos, false, special_ids.eos, "EOS")?;
         let end_ids = end_ids(&specials, &kinds, &special_ids);
-        Ok(Self {
-            algorithm,
-            specials,
-            kinds,
-            only_trusted,
-            bytes,
-            special_ids,
-            prefix,
-            suffix,
-            end_ids,
-        })
+        Ok(Self { algorithm, specials, kinds, markup, bytes, special_ids, prefix, suffix, end_ids })
     }
 
     /// The tokens of one text, without any around it. [`Tokenizer::encode_prompt`] adds those.
@@ -252,7 +242,7 @@ impl Tokenizer {
 
     /// Whether only trusted text becomes this token: control tokens and markup as `<think>`.
     pub fn needs_trust(&self, token: TokenId) -> bool {
-        self.is_control(token) || self.only_trusted.binary_search(&token).is_ok()
+        self.is_control(token) || self.markup.binary_search(&token).is_ok()
     }
 
     pub fn n_vocab(&self) -> usize {

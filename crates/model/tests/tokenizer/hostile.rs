@@ -342,6 +342,8 @@ fn text_without_tokens_becomes_the_unknown_token_unless_that_is_a_control_token(
         };
         let tokenizer = Tokenizer::new(&vocabulary).expect("a good vocabulary");
         assert_eq!(tokenizer.encode("a?a", Trust::Content), expected);
+        // Found by fuzzing: what any text may become needs no trust.
+        assert_eq!(tokenizer.needs_trust(3), unknown_type == 3);
     }
 }
 
