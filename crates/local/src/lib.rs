@@ -8,6 +8,7 @@
 //!
 //! Start reading at [`LocalModel::load`], then `reply.rs` for the life of one reply.
 
+mod constrain;
 mod driver;
 mod modes;
 mod reply;
@@ -51,6 +52,7 @@ pub(crate) struct Language {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: ChatTemplate,
     pub(crate) slots: Arc<slots::SlotTokens>,
+    pub(crate) grammars: constrain::Grammars,
 }
 
 /// A model that answers conversations.
@@ -105,7 +107,12 @@ impl LocalModel {
         let slots = Arc::new(slots::SlotTokens::new(&tokenizer));
         Ok(Self {
             info: ModelInfo { name, context_tokens, build },
-            language: Arc::new(Language { tokenizer, template, slots }),
+            language: Arc::new(Language {
+                tokenizer,
+                template,
+                slots,
+                grammars: constrain::Grammars::default(),
+            }),
             driver: Driver::start(engine),
         })
     }

@@ -13,6 +13,7 @@ use rapport_types::{
 use std::sync::Arc;
 
 use crate::Language;
+use crate::constrain::{self, FormatLoss};
 use crate::modes;
 use crate::slots::{self, SlotForm};
 use crate::stop::{Released, StopStrings};
@@ -38,6 +39,8 @@ pub(crate) struct ReplyState {
     started: Instant,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
+    /// Whether and why the answer has left its format.
+    format_loss: Option<FormatLoss>,
     is_over: bool,
 }
 
@@ -206,12 +209,16 @@ pub(crate) fn prepare(
             context_tokens: info.context_tokens,
         });
     }
+    // Last, because it is the most work.
+    let constrained = constrain::prepare(language, &request.format)?;
+    let format_loss = constrained.as_ref().map(constrain::Constrained::loss);
+    let is_free = constrained.is_none();
     phases.push(Phase {
         opening: Vec::new(),
         stop_tokens: tokenizer.end_ids().to_vec(),
         max_tokens: request.max_tokens.min(room),
         closing: Vec::new(),
-        constraint: None,
+        constraint: constrained.map(|constrained| Box::new(constrained) as Box<dyn Constraint>),
     });
 
     let seed = request.sampling.seed.unwrap_or_else(fresh_seed);
@@ -226,11 +233,12 @@ pub(crate) fn prepare(
             build: info.build.clone(),
             answer_phase_idx,
             thought: Text::new(vec![close.to_owned()], true),
-            answer: Text::new(request.stop, answer_phase_idx > 0),
+            answer: Text::new(request.stop, answer_phase_idx > 0 && is_free),
             usage: Usage { prompt_tokens: prompt.len() as u32, ..Usage::default() },
             started,
             admitted: None,
             first_token: None,
+            format_loss,
             is_over: false,
         },
         engine_request: EngineRequest { prompt, phases, sampling: request.sampling, seed },
@@ -268,6 +276,11 @@ fn fresh_seed() -> u64 {
 impl ReplyState {
     /// Takes one event of this reply's sequence; returns whether the reply goes on.
     pub(crate) fn take(&mut self, event: EngineEvent) -> bool {
+        if let Some(reason) = self.format_loss.as_ref().and_then(|loss| loss.get()) {
+            let reason = reason.clone();
+            self.fail(GenerateError::FormatLost { reason });
+            return false;
+        }
         match event {
             EngineEvent::Started { cached_tokens, .. } => {
                 self.admitted = Some(Instant::now());

@@ -334,7 +334,7 @@ fn wait_until(asked: impl Fn() -> bool) -> Result<(), Ended> {
 
 #[cfg(test)]
 mod tests {
-    use rapport_types::{SamplingDraft, ThinkingBudget, reply};
+    use rapport_types::{OutputFormat, SamplingDraft, ThinkingBudget, reply};
 
     use super::*;
 
@@ -346,6 +346,7 @@ mod tests {
             sampling: SamplingDraft::default().validate().unwrap(),
             max_tokens: 8,
             stop: Vec::new(),
+            format: OutputFormat::Text,
         }
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-use crate::{BuildId, Message, Mode, ModeChoice, Sampling, ThinkingBudget};
+use crate::{
+    BuildId, FormatError, Message, Mode, ModeChoice, OutputFormat, Sampling, ThinkingBudget,
+};
 
 /// Anything that can answer a conversation: a model in this process, an engine behind HTTP, or a
 /// script in a test. Evaluation, training rollouts and the server reach a model only through this.
@@ -53,6 +55,8 @@ pub struct Request {
     pub max_tokens: u32,
     /// The answer ends before any of these strings; never looked for inside a thought.
     pub stop: Vec<String>,
+    /// What the answer must look like; nothing else is ever written.
+    pub format: OutputFormat,
 }
 
 /// Steers a reply that is being made. Cloneable and usable from any thread, a signal handler's
@@ -185,6 +189,11 @@ pub enum GenerateError {
     Template { reason: String },
     #[error("{field} is not valid: {reason}")]
     InvalidRequest { field: &'static str, reason: String },
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// What was written is the beginning of an answer and must not be taken for one.
+    #[error("the answer could not be kept to its format: {reason}")]
+    FormatLost { reason: String },
     #[error("too many replies are being made; try again shortly")]
     Overloaded,
     #[error("the engine has stopped")]

@@ -10,12 +10,14 @@
 //! Start reading at [`Generate`].
 
 mod build;
+mod format;
 mod generate;
 mod message;
 mod mode;
 mod sampling;
 
 pub use build::BuildId;
+pub use format::{FormatError, FormatKind, OutputFormat};
 pub use generate::{
     Control, Event, EventSink, FinishReason, Generate, GenerateError, ModelInfo, Outcome, Reader,
     Reply, Request, Timings, TokenLogprob, TopLogprob, Usage, reply,
