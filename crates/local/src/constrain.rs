@@ -84,7 +84,7 @@ impl ConstrainedVocabulary {
         (0..n_vocab).filter(is_forbidden).for_each(|token| forbidden.allow_token(token));
         let environment = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory =
-            ParserFactory::new_simple(&(environment as _)).map_err(|error| first_line(&error))?;
+            ParserFactory::new_simple(&(environment as _)).map_err(|error| reason(&error))?;
         *factory.quiet().limits_mut() = LIMITS;
         Ok(Self { factory, forbidden })
     }
@@ -268,9 +268,9 @@ impl Constrained {
 
     /// The tokens that may come next; at least one.
     fn allowed(&mut self) -> Result<SimpleVob, String> {
-        let mut allowed = self.matcher.compute_mask().map_err(|error| first_line(&error))?;
+        let mut allowed = self.matcher.compute_mask().map_err(|error| reason(&error))?;
         allowed.sub(&vocabulary(&self.language)?.forbidden);
-        if !self.matcher.is_accepting().map_err(|error| first_line(&error))? {
+        if !self.matcher.is_accepting().map_err(|error| reason(&error))? {
             for &end in self.language.tokenizer.end_ids() {
                 allowed.disallow_token(end);
             }
@@ -323,10 +323,10 @@ impl Constraint for Constrained {
             Ok(_) if is_end => {}
             Ok(_) => {
                 if let Err(error) = self.matcher.consume_token(token) {
-                    self.lose(first_line(&error));
+                    self.lose(reason(&error));
                 }
             }
-            Err(error) => self.lose(first_line(&error)),
+            Err(error) => self.lose(reason(&error)),
         }
     }
 
@@ -335,11 +335,19 @@ impl Constraint for Constrained {
     }
 }
 
-/// What `llguidance` says, without the state that it may append.
-fn first_line(error: &impl std::fmt::Display) -> String {
+/// What `llguidance` says, in one line and without the parser's state.
+fn reason(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-    line.chars().take(300).collect()
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or("no reason given");
+    // Regular expressions are shown with a mark under the place; what is wrong comes last.
+    let last = lines.find_map(|line| line.strip_prefix("error: "));
+    let reason = match (first, last) {
+        ("NoExtension" | "NoExtensionBias", _) => "there is no text of this form".to_owned(),
+        (first, Some(last)) => format!("{first} {last}"),
+        (first, None) => first.to_owned(),
+    };
+    reason.chars().take(300).collect()
 }
 
 #[cfg(test)]
@@ -446,8 +454,13 @@ mod tests {
 
     #[test]
     fn errors_are_one_line() {
-        assert_eq!(first_line(&"\n  what\nstate"), "  what");
-        assert_eq!(first_line(&""), "no reason given");
-        assert_eq!(first_line(&"x".repeat(1000)).len(), 300);
+        assert_eq!(reason(&"\n  what\nstate"), "what");
+        assert_eq!(
+            reason(&"parse error:\n    (a\n    ^\nerror: unclosed group"),
+            "parse error: unclosed group"
+        );
+        assert_eq!(reason(&"NoExtensionBias"), "there is no text of this form");
+        assert_eq!(reason(&""), "no reason given");
+        assert_eq!(reason(&"x".repeat(1000)).len(), 300);
     }
 }

@@ -298,13 +298,15 @@ fn formats_that_cannot_be_used_are_refused_before_any_token() {
     unusable(FormatKind::JsonSchema, json_schema("false"));
     unusable(FormatKind::JsonSchema, json_schema(r#"{"type": "nothing"}"#));
     unusable(FormatKind::JsonSchema, json_schema(r#"{"type": "string", "pattern": "("}"#));
-    unusable(FormatKind::Regex, refuse(OutputFormat::Regex("(a".to_owned())));
+    let reason = unusable(FormatKind::Regex, refuse(OutputFormat::Regex("(a".to_owned())));
+    assert!(reason.ends_with("unclosed group"), "{reason}");
     unusable(FormatKind::Lark, refuse(OutputFormat::Lark("begin: \"a\"".to_owned())));
     unusable(FormatKind::Lark, refuse(OutputFormat::Lark(String::new())));
     // References that lead nowhere, out into the net, or round in a circle.
     unusable(FormatKind::JsonSchema, json_schema(r##"{"$ref": "#/$defs/none"}"##));
     unusable(FormatKind::JsonSchema, json_schema(r#"{"$ref": "https://example.org/s.json"}"#));
-    unusable(FormatKind::JsonSchema, json_schema(r##"{"$ref": "#"}"##));
+    let reason = unusable(FormatKind::JsonSchema, json_schema(r##"{"$ref": "#"}"##));
+    assert_eq!(reason, "there is no text of this form");
     let round = json!({
         "$ref": "#/$defs/a",
         "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
