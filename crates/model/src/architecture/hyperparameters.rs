@@ -1,44 +1,13 @@
-//! What differs between architectures, as data.
+//! Reads an architecture's numbers from metadata, checked as they are read.
 
-use rapport_kernels::{AttentionShape, Rope, RopeScaling};
+use rapport_kernels::{
+    Activation, AttentionShape, Gating, Rope, RopePairs, RopeScaling, RopeShape, Router,
+};
 
+use super::{Architecture, Experts, FeedForward};
 use crate::error::LoadError;
 use crate::gguf::{Gguf, Metadata};
-use crate::llama;
-
-/// The values of `general.architecture` that can be run.
-pub(crate) const SUPPORTED: &[&str] = &["llama"];
-
-/// A decoder-only transformer, described: everything that [`crate::Transformer`] needs to know.
-#[derive(Clone, Debug)]
-pub struct Architecture {
-    pub name: String,
-    pub context_tokens: usize,
-    /// C
-    pub hidden: usize,
-    /// F
-    pub feed_forward: usize,
-    pub attention: AttentionShape,
-    pub norm_epsilon: f32,
-    pub rope: Rope,
-}
-
-impl Architecture {
-    /// Reads the architecture of a file.
-    ///
-    /// # Errors
-    /// If the architecture is not supported or a hyperparameter is missing or impossible.
-    pub fn read(gguf: &Gguf) -> Result<Self, LoadError> {
-        let name = gguf.metadata().string("general.architecture")?;
-        match name {
-            "llama" => llama::read(gguf),
-            found => Err(LoadError::UnknownArchitecture {
-                file: gguf.path().display().to_string(),
-                found: found.to_owned(),
-            }),
-        }
-    }
-}
+use crate::load::vector;
 
 /// Hyperparameters under an architecture's prefix, checked as they are read.
 pub(crate) struct Hyperparameters<'a> {
@@ -104,31 +73,177 @@ impl<'a> Hyperparameters<'a> {
         }
     }
 
-    /// `rope.scaling.*`, as llama.cpp writes and reads them.
-    pub(crate) fn rope_scaling(&self, context_tokens: usize) -> Result<RopeScaling, LoadError> {
-        let kind = self.metadata.optional_string(&self.key("rope.scaling.type"))?;
-        let factor = || {
-            let legacy = self.positive("rope.scale_linear", Some(1.0))?;
-            self.positive("rope.scaling.factor", Some(legacy))
-        };
-        Ok(match kind {
-            Some("none" | "longrope") => RopeScaling::None,
-            None | Some("linear") => match factor()? {
-                1.0 => RopeScaling::None,
-                factor => RopeScaling::Linear { factor },
+    /// A cap that is off where it is 0.
+    pub(crate) fn soft_cap(
+        &self,
+        key: &str,
+        default: Option<f32>,
+    ) -> Result<Option<f32>, LoadError> {
+        match self.metadata.optional_f32(&self.key(key))? {
+            None => Ok(default),
+            Some(0.0) => Ok(None),
+            Some(_) => self.positive(key, None).map(Some),
+        }
+    }
+
+    pub(crate) fn has_tensor(&self, name: &str) -> bool {
+        self.gguf.find(name).is_some()
+    }
+
+    /// What most decoders share: pre-norm blocks of grouped-query attention and a gated SiLU
+    /// feed-forward. An architecture's own file changes what it does otherwise.
+    pub(crate) fn decoder(&self, rope: &RopeShape) -> Result<Architecture, LoadError> {
+        let (n_heads, head_dim) = self.heads()?;
+        let n_kv_heads =
+            self.optional_count("attention.head_count_kv", 1 << 16)?.unwrap_or(n_heads);
+        if !n_heads.is_multiple_of(n_kv_heads) {
+            let expected = "a divisor of head_count";
+            return Err(self.invalid("attention.head_count_kv", n_kv_heads, expected));
+        }
+        if let Some(length) = self.optional_count("attention.value_length", 1 << 14)?
+            && length != head_dim
+        {
+            return Err(self.invalid("attention.value_length", length, "the length of keys"));
+        }
+        let n_layers = self.count("block_count", 1 << 12)?;
+        Ok(Architecture {
+            name: self.prefix.to_owned(),
+            context_tokens: self.context_tokens()?,
+            hidden: self.count("embedding_length", 1 << 20)?,
+            embedding_scale: 1.0,
+            norm_epsilon: self.positive("attention.layer_norm_rms_epsilon", None)?,
+            attention: AttentionShape { n_layers, n_heads, n_kv_heads, head_dim },
+            score_scale: 1.0 / (head_dim as f32).sqrt(),
+            score_soft_cap: None,
+            query_key_norm: None,
+            rope: Rope::new(rope),
+            sliding: None,
+            feed_forward: FeedForward {
+                activation: Activation::Silu,
+                dense: self.optional_count("feed_forward_length", 1 << 22)?,
+                experts: None,
             },
-            Some("yarn") => RopeScaling::Yarn {
-                factor: factor()?,
-                original_context: self
-                    .optional_count("rope.scaling.original_context_length", u32::MAX)?
-                    .unwrap_or(context_tokens) as f32,
-                attention_factor: self.positive("rope.scaling.attn_factor", Some(1.0))?,
-                beta_fast: self.positive("rope.scaling.yarn_beta_fast", Some(32.0))?,
-                beta_slow: self.positive("rope.scaling.yarn_beta_slow", Some(1.0))?,
-            },
-            Some(other) => {
-                return Err(self.invalid("rope.scaling.type", other, "none, linear or yarn"));
-            }
+            post_norms: None,
+            logit_scale: 1.0,
+            logit_soft_cap: None,
         })
+    }
+
+    fn context_tokens(&self) -> Result<usize, LoadError> {
+        self.count("context_length", 1 << 24)
+    }
+
+    /// (H, D)
+    fn heads(&self) -> Result<(usize, usize), LoadError> {
+        let hidden = self.count("embedding_length", 1 << 20)?;
+        let n_heads = self.count("attention.head_count", 1 << 16)?;
+        match self.optional_count("attention.key_length", 1 << 14)? {
+            Some(head_dim) => Ok((n_heads, head_dim)),
+            None if hidden.is_multiple_of(n_heads) => Ok((n_heads, hidden / n_heads)),
+            None => Err(self.invalid("attention.head_count", n_heads, "a divisor of hidden")),
+        }
+    }
+
+    /// The experts of a mixture, gated by a softmax.
+    pub(crate) fn experts(
+        &self,
+        feed_forward: usize,
+        renormalise: bool,
+    ) -> Result<Experts, LoadError> {
+        let count = self.count("expert_count", 1 << 12)?;
+        let n_active = self.count("expert_used_count", 1 << 12)?;
+        if n_active > count {
+            return Err(self.invalid("expert_used_count", n_active, "at most expert_count"));
+        }
+        let router = Router { gating: Gating::Softmax, n_active, renormalise };
+        Ok(Experts { count, feed_forward, router })
+    }
+
+    /// `attention.sliding_window`; 0 means none.
+    pub(crate) fn window_tokens(&self) -> Result<Option<usize>, LoadError> {
+        let window = self.metadata.optional_u32(&self.key("attention.sliding_window"))?;
+        Ok(window.filter(|&window| window > 0).map(|window| window as usize))
+    }
+
+    /// Which layers slide: as the file lists them, or all but each `period`th.
+    pub(crate) fn sliding_layers(
+        &self,
+        n_layers: usize,
+        default_period: u32,
+    ) -> Result<Vec<bool>, LoadError> {
+        let key = "attention.sliding_window_pattern";
+        if let Ok(Some(layers)) = self.metadata.optional_bools(&self.key(key)) {
+            if layers.len() < n_layers {
+                return Err(self.invalid(key, layers.len(), "an entry for each layer"));
+            }
+            return Ok(layers[..n_layers].to_vec());
+        }
+        let period = self.metadata.optional_u32(&self.key(key))?.unwrap_or(default_period) as usize;
+        Ok((0..n_layers).map(|layer| period == 0 || layer % period < period - 1).collect())
+    }
+
+    /// Rotary positions as llama.cpp reads them from the keys that all architectures share.
+    pub(crate) fn rope(&self, pairs: RopePairs) -> Result<RopeShape, LoadError> {
+        let (_, head_dim) = self.heads()?;
+        let n_dims = self.optional_count("rope.dimension_count", 1 << 14)?.unwrap_or(head_dim);
+        if n_dims > head_dim || n_dims % 2 == 1 {
+            return Err(self.invalid("rope.dimension_count", n_dims, "even, at most a head"));
+        }
+        Ok(RopeShape {
+            n_dims,
+            base: self.positive("rope.freq_base", Some(10_000.0))?,
+            scaling: self.rope_scaling()?,
+            factors: None,
+            magnitude: self.positive("rope.scaling.attn_factor", Some(1.0))?,
+            pairs,
+        })
+    }
+
+    fn original_context_tokens(&self) -> Result<usize, LoadError> {
+        let key = "rope.scaling.original_context_length";
+        self.optional_count(key, 1 << 24)?.map_or_else(|| self.context_tokens(), Ok)
+    }
+
+    fn rope_scaling(&self) -> Result<RopeScaling, LoadError> {
+        let keys = ["rope.scaling.factor", "rope.scale_linear"];
+        let has_value = |key: &&str| self.metadata.get(&self.key(key)).is_some();
+        let factor = match keys.into_iter().find(has_value) {
+            None => 1.0,
+            // 0 says 1.
+            Some(key) if self.metadata.f32(&self.key(key))? == 0.0 => 1.0,
+            Some(key) => self.positive(key, None)?,
+        };
+        match self.metadata.optional_string(&self.key("rope.scaling.type"))? {
+            Some("none") => Ok(RopeScaling::None),
+            None | Some("linear" | "longrope") if factor == 1.0 => Ok(RopeScaling::None),
+            None | Some("linear" | "longrope") => Ok(RopeScaling::Linear { factor }),
+            Some("yarn") => Ok(RopeScaling::Yarn {
+                factor,
+                original_context: self.original_context_tokens()? as f32,
+                beta_fast: 32.0,
+                beta_slow: 1.0,
+            }),
+            Some(other) => {
+                Err(self.invalid("rope.scaling.type", other, "none, linear, yarn or longrope"))
+            }
+        }
+    }
+
+    /// Divisors of the frequencies, where the file has them: Llama 3's, or LongRoPE's for the long
+    /// or the short context.
+    pub(crate) fn rope_factors(&self, n_dims: usize) -> Result<Option<Vec<f32>>, LoadError> {
+        let kind = self.metadata.optional_string(&self.key("rope.scaling.type"))?;
+        let name = match kind {
+            Some("longrope") if self.context_tokens()? > self.original_context_tokens()? => {
+                "rope_factors_long.weight"
+            }
+            Some("longrope") => "rope_factors_short.weight",
+            _ => "rope_freqs.weight",
+        };
+        if !self.has_tensor(name) {
+            return Ok(None);
+        }
+        let tensor = self.gguf.require(name, &[n_dims as u64 / 2])?;
+        vector(self.gguf, &tensor).map(Some)
     }
 }
