@@ -224,7 +224,9 @@ stamped! {
                 let weights = &mut weights[row];
                 let [first, end] = visible[row];
                 if let Some(cap) = page.soft_cap {
-                    weights.iter_mut().for_each(|weight| *weight = soft_cap(*weight, cap));
+                    for weight in weights.iter_mut() {
+                        *weight = soft_cap(*weight, cap);
+                    }
                 }
                 let mut max = running.max;
                 for (slot, weight) in weights.iter_mut().enumerate() {

@@ -106,7 +106,9 @@ impl Compute {
             if router.renormalise {
                 let weights = &mut out.weights[first..];
                 let sum = weights.iter().sum::<f32>().max(SMALLEST_SUM);
-                weights.iter_mut().for_each(|weight| *weight /= sum);
+                for weight in weights {
+                    *weight /= sum;
+                }
             }
         }
     }

@@ -170,8 +170,8 @@ impl Transformer {
                 row += 1;
             }
         }
-        if architecture.embedding_scale != 1.0 {
-            compute.scale_and_cap(&mut s.residual, hidden, architecture.embedding_scale, None);
+        if let Some(scale) = architecture.embedding_scale {
+            compute.scale_and_cap(&mut s.residual, hidden, scale, None);
         }
         fill_angles(batch, &architecture.rope, &mut s.angles);
         if let Some(sliding) = &architecture.sliding {
@@ -183,7 +183,7 @@ impl Transformer {
 
             compute.rms_norm(&s.residual, &layer.feed_forward_norm, epsilon, &mut s.normed);
             let load = (layer_idx, self.expert_load.as_deref());
-            let scale = architecture.post_norms.map_or(1.0, |norms| norms.feed_forward_scale);
+            let scale = architecture.post_norms.and_then(|norms| norms.feed_forward_scale);
             let post_norm = layer.feed_forward_post_norm.as_deref();
             let mut branch = Branch { post_norm, scale, epsilon, room: &mut s.branch };
             branch.add(compute, &mut s.residual, |out| {
@@ -201,8 +201,8 @@ impl Transformer {
                 None => compute.matmul(&s.normed, &mut [(&self.embedding, &mut s.logits)]),
             }
             let (scale, cap) = (architecture.logit_scale, architecture.logit_soft_cap);
-            if scale != 1.0 || cap.is_some() {
-                compute.scale_and_cap(&mut s.logits, self.n_vocab, scale, cap);
+            if scale.is_some() || cap.is_some() {
+                compute.scale_and_cap(&mut s.logits, self.n_vocab, scale.unwrap_or(1.0), cap);
             }
         }
         &s.logits
@@ -238,7 +238,7 @@ impl Transformer {
         compute.attention(shape, attention, &s.queries, &spans(batch), &mut s.attended);
 
         let post_norm = layer.attention_post_norm.as_deref();
-        let mut branch = Branch { post_norm, scale: 1.0, epsilon, room: &mut s.branch };
+        let mut branch = Branch { post_norm, scale: None, epsilon, room: &mut s.branch };
         branch.add(compute, &mut s.residual, |out| {
             layer.attention_output.apply_add(compute, &s.attended, out);
         });
@@ -291,7 +291,7 @@ impl Layer {
 /// The way of half a layer's output into the residual stream.
 struct Branch<'a> {
     post_norm: Option<&'a [f32]>,
-    scale: f32,
+    scale: Option<f32>,
     epsilon: f32,
     room: &'a mut Vec<f32>,
 }
@@ -305,8 +305,8 @@ impl Branch<'_> {
         self.room.clear();
         self.room.resize(residual.len(), 0.0);
         add_to(self.room);
-        if self.scale != 1.0 {
-            compute.scale_and_cap(self.room, weight.len(), self.scale, None);
+        if let Some(scale) = self.scale {
+            compute.scale_and_cap(self.room, weight.len(), scale, None);
         }
         compute.rms_norm_add(self.room, weight, self.epsilon, residual);
     }

@@ -12,7 +12,7 @@ const LAYERS_OF_27B: usize = 62;
 pub(crate) fn read(read: &Hyperparameters<'_>) -> Result<Architecture, LoadError> {
     let rope = read.rope(RopePairs::Halves)?;
     let mut gemma = read.decoder(&rope)?;
-    gemma.embedding_scale = (gemma.hidden as f32).sqrt();
+    gemma.embedding_scale = Some((gemma.hidden as f32).sqrt());
     if gemma.attention.n_layers == LAYERS_OF_27B {
         gemma.score_scale = 1.0 / ((gemma.hidden / gemma.attention.n_heads) as f32).sqrt();
     }
@@ -28,7 +28,7 @@ pub(crate) fn read(read: &Hyperparameters<'_>) -> Result<Architecture, LoadError
     gemma.post_norms = Some(PostNorms {
         attention: &["post_attention_norm"],
         feed_forward: &["post_ffw_norm"],
-        feed_forward_scale: 1.0,
+        feed_forward_scale: None,
     });
     gemma.logit_soft_cap = read.soft_cap("final_logit_softcapping", None)?;
     Ok(gemma)

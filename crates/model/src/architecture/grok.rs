@@ -15,10 +15,10 @@ pub(crate) fn read(read: &Hyperparameters<'_>) -> Result<Architecture, LoadError
         *beta_slow = read.positive("rope.scaling.yarn_beta_slow", Some(1.0))?;
     }
     let mut grok = read.decoder(&rope)?;
-    grok.embedding_scale = read.positive("embedding_scale", Some(78.383_674))?;
+    grok.embedding_scale = Some(read.positive("embedding_scale", Some(78.383_674))?);
     grok.score_scale = read.positive("attention.output_scale", Some(0.088_388_35))?;
     grok.score_soft_cap = read.soft_cap("attn_logit_softcapping", Some(30.0))?;
-    grok.logit_scale = read.positive("logit_scale", Some(0.577_350_26))?;
+    grok.logit_scale = Some(read.positive("logit_scale", Some(0.577_350_26))?);
     grok.logit_soft_cap = read.soft_cap("final_logit_softcapping", None)?;
 
     let dense = read.count("feed_forward_length", 1 << 22)?;
@@ -30,7 +30,7 @@ pub(crate) fn read(read: &Hyperparameters<'_>) -> Result<Architecture, LoadError
     grok.post_norms = Some(PostNorms {
         attention: &["attn_output_norm"],
         feed_forward: &["layer_output_norm", "post_ffw_norm"],
-        feed_forward_scale: if has_dense { std::f32::consts::FRAC_1_SQRT_2 } else { 1.0 },
+        feed_forward_scale: has_dense.then_some(std::f32::consts::FRAC_1_SQRT_2),
     });
     Ok(grok)
 }

@@ -110,7 +110,7 @@ impl<'a> Hyperparameters<'a> {
             name: self.prefix.to_owned(),
             context_tokens: self.context_tokens()?,
             hidden: self.count("embedding_length", 1 << 20)?,
-            embedding_scale: 1.0,
+            embedding_scale: None,
             norm_epsilon: self.positive("attention.layer_norm_rms_epsilon", None)?,
             attention: AttentionShape { n_layers, n_heads, n_kv_heads, head_dim },
             score_scale: 1.0 / (head_dim as f32).sqrt(),
@@ -124,7 +124,7 @@ impl<'a> Hyperparameters<'a> {
                 experts: None,
             },
             post_norms: None,
-            logit_scale: 1.0,
+            logit_scale: None,
             logit_soft_cap: None,
         })
     }
@@ -215,7 +215,6 @@ impl<'a> Hyperparameters<'a> {
         };
         match self.metadata.optional_string(&self.key("rope.scaling.type"))? {
             Some("none") => Ok(RopeScaling::None),
-            None | Some("linear" | "longrope") if factor == 1.0 => Ok(RopeScaling::None),
             None | Some("linear" | "longrope") => Ok(RopeScaling::Linear { factor }),
             Some("yarn") => Ok(RopeScaling::Yarn {
                 factor,

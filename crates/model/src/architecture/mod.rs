@@ -61,7 +61,7 @@ pub struct Architecture {
     /// C
     pub hidden: usize,
     /// What embeddings are multiplied by.
-    pub embedding_scale: f32,
+    pub embedding_scale: Option<f32>,
     pub norm_epsilon: f32,
     pub attention: AttentionShape,
     /// What a product of query and key is multiplied by.
@@ -74,7 +74,7 @@ pub struct Architecture {
     pub feed_forward: FeedForward,
     pub post_norms: Option<PostNorms>,
     /// What logits are multiplied by, before their cap.
-    pub logit_scale: f32,
+    pub logit_scale: Option<f32>,
     pub logit_soft_cap: Option<f32>,
 }
 
@@ -119,7 +119,7 @@ pub struct PostNorms {
     pub attention: &'static [&'static str],
     pub feed_forward: &'static [&'static str],
     /// What the sum of a feed-forward's branches is multiplied by before its norm.
-    pub feed_forward_scale: f32,
+    pub feed_forward_scale: Option<f32>,
 }
 
 impl Architecture {
