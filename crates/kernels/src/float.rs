@@ -30,11 +30,11 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { p * power }
 }
 
-/// `1 + e^x`.
+/// `1 + e^x`; infinite from 88 on, where `exp` has no value.
 #[inline(always)]
 fn one_plus_exp(x: f32) -> f32 {
-    // Above 88 `exp` has no value; something divided by this is as good as 0 there.
-    1.0 + exp(if x > 88.0 { 88.0 } else { x })
+    let sum = 1.0 + exp(x);
+    if x > 88.0 { f32::INFINITY } else { sum }
 }
 
 /// `1 / (1 + e^-x)`.
@@ -388,6 +388,13 @@ mod tests {
                 assert!((f64::from(sigmoid(x)) - exact).abs() < 2e-7, "sigmoid({x})");
                 let exact = 30.0 * (f64::from(x) / 30.0).tanh();
                 assert!((f64::from(soft_cap(x, 30.0)) - exact).abs() < 1e-5, "soft_cap({x})");
+                let wide = f64::from(x);
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (wide + 0.044_715 * wide.powi(3));
+                let exact = 0.5 * wide * (1.0 + inner.tanh());
+                let mut out = [0.0];
+                gelu_mul_row(Isa::detect(), &[x], &[1.0], &mut out);
+                let error = (f64::from(out[0]) - exact).abs();
+                assert!(error <= 1e-6 * exact.abs().max(1.0), "gelu({x}) is {}", out[0]);
             }
         }
         let mut out = [0.0; 4];

@@ -13,6 +13,11 @@ pub(crate) fn read(read: &Hyperparameters<'_>) -> Result<Architecture, LoadError
     if let RopeScaling::Yarn { beta_fast, beta_slow, .. } = &mut rope.scaling {
         *beta_fast = read.positive("rope.scaling.yarn_beta_fast", Some(8.0))?;
         *beta_slow = read.positive("rope.scaling.yarn_beta_slow", Some(1.0))?;
+        // Known files say 1, or -1 for "not set".
+        let blend = read.optional_number("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0);
+        if (blend.abs() - 1.0).abs() > f32::EPSILON {
+            return Err(read.invalid("rope.scaling.yarn_ext_factor", blend, "1"));
+        }
     }
     let mut grok = read.decoder(&rope)?;
     grok.embedding_scale = Some(read.positive("embedding_scale", Some(78.383_674))?);

@@ -61,7 +61,7 @@ impl<'a> Hyperparameters<'a> {
 
     /// A finite positive number.
     pub(crate) fn positive(&self, key: &str, default: Option<f32>) -> Result<f32, LoadError> {
-        let value = match (self.metadata.optional_f32(&self.key(key))?, default) {
+        let value = match (self.optional_number(key)?, default) {
             (Some(value), _) => value,
             (None, Some(default)) => default,
             (None, None) => self.metadata.f32(&self.key(key))?,
@@ -73,13 +73,17 @@ impl<'a> Hyperparameters<'a> {
         }
     }
 
+    pub(crate) fn optional_number(&self, key: &str) -> Result<Option<f32>, LoadError> {
+        Ok(self.metadata.optional_f32(&self.key(key))?)
+    }
+
     /// A cap that is off where it is 0.
     pub(crate) fn soft_cap(
         &self,
         key: &str,
         default: Option<f32>,
     ) -> Result<Option<f32>, LoadError> {
-        match self.metadata.optional_f32(&self.key(key))? {
+        match self.optional_number(key)? {
             None => Ok(default),
             Some(0.0) => Ok(None),
             Some(_) => self.positive(key, None).map(Some),
@@ -120,7 +124,7 @@ impl<'a> Hyperparameters<'a> {
             sliding: None,
             feed_forward: FeedForward {
                 activation: Activation::Silu,
-                dense: self.optional_count("feed_forward_length", 1 << 22)?,
+                dense: Some(self.count("feed_forward_length", 1 << 22)?),
                 experts: None,
             },
             post_norms: None,
@@ -172,6 +176,7 @@ impl<'a> Hyperparameters<'a> {
         default_period: u32,
     ) -> Result<Vec<bool>, LoadError> {
         let key = "attention.sliding_window_pattern";
+        // Anything but a list is read as a number below, which says so if it is neither.
         if let Ok(Some(layers)) = self.metadata.optional_bools(&self.key(key)) {
             if layers.len() < n_layers {
                 return Err(self.invalid(key, layers.len(), "an entry for each layer"));

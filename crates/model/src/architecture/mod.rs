@@ -11,7 +11,7 @@
 //!   (`attention.temperature_length`). xAI's own code does not renormalise; SGLang caps and does not
 //!   renormalise.
 //! - YaRN: `yarn_beta_fast` and `yarn_beta_slow` count for Grok only; everywhere else the ramp runs
-//!   from 32 to 1 turns. `yarn_ext_factor` other than 1 and `yarn_attn_factor` do not count.
+//!   from 32 to 1 turns. `yarn_attn_factor` never counts, `attn_factor` always does.
 //! - LongRoPE: the long factors count where `context_length` is above
 //!   `rope.scaling.original_context_length`; llama.cpp asks the same of the context it is given,
 //!   by default the file's. Factors that follow a conversation's length would change the keys of
