@@ -92,6 +92,32 @@ impl KvPage {
         (layer_idx * self.shape.n_kv_heads + kv_head_idx) * 2 * self.shape.side()
     }
 
+    /// Appends the page as [`Self::from_bytes`] reads it: its numbers in order, little-endian.
+    pub fn write_bytes(&self, out: &mut Vec<u8>) {
+        match &self.numbers {
+            Numbers::F16(numbers) => out.extend(numbers.iter().flat_map(|x| x.to_le_bytes())),
+            Numbers::F32(numbers) => out.extend(numbers.iter().flat_map(|x| x.to_le_bytes())),
+        }
+    }
+
+    /// A page from the bytes of one; `None` if their number is not a page's.
+    pub fn from_bytes(shape: AttentionShape, kv_type: KvType, bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != kv_type.page_bytes(shape) {
+            return None;
+        }
+        let numbers = match kv_type {
+            KvType::F16 => {
+                let numbers = bytes.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes));
+                Numbers::F16(numbers.collect())
+            }
+            KvType::F32 => {
+                let numbers = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+                Numbers::F32(numbers.collect())
+            }
+        };
+        Some(Self { shape, numbers })
+    }
+
     /// Writes one token's keys and values of one layer.
     ///
     /// # Shapes
