@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use rapport_engine::{Constraint, Ending, EngineEvent, EngineRequest, Phase, SubmitError};
+use rapport_engine::{
+    CacheScope, Constraint, Ending, EngineEvent, EngineRequest, Phase, SubmitError, UserKey,
+};
 use rapport_model::chat_template::{CivilTime, Conversation, TemplateError};
 use rapport_model::tokenizer::{ControlText, Segment, Start, StreamDecoder, Tokenizer, Trust};
 use rapport_types::{
@@ -229,7 +231,16 @@ pub(crate) fn prepare(
             first_token: None,
             is_over: false,
         },
-        engine_request: EngineRequest { prompt, phases, sampling: request.sampling, seed },
+        // One person's model: everything is theirs, and nobody is there to share with.
+        engine_request: EngineRequest {
+            prompt,
+            phases,
+            sampling: request.sampling,
+            seed,
+            user: UserKey::default(),
+            priority: 0,
+            cache: CacheScope::default(),
+        },
     })
 }
 
@@ -244,6 +255,9 @@ pub(crate) fn submit_error(error: &SubmitError) -> GenerateError {
             prompt_tokens: needed_tokens as u32,
             context_tokens: room_tokens as u32,
         },
+        SubmitError::Overloaded { .. } | SubmitError::UserOverloaded { .. } => {
+            GenerateError::Overloaded
+        }
         SubmitError::EmptyPrompt | SubmitError::UnknownToken { .. } => {
             GenerateError::Internal { reason: error.to_string() }
         }
@@ -265,9 +279,9 @@ impl ReplyState {
     /// Takes one event of this reply's sequence; returns whether the reply goes on.
     pub(crate) fn take(&mut self, event: EngineEvent) -> bool {
         match event {
-            EngineEvent::Started { cached_tokens, .. } => {
+            EngineEvent::Started { cached, .. } => {
                 self.admitted = Some(Instant::now());
-                self.usage.cached_tokens = cached_tokens as u32;
+                self.usage.cached_tokens = cached.total() as u32;
                 let (choice, seed) = (self.choice.clone(), self.seed);
                 let prompt_tokens = self.usage.prompt_tokens;
                 let cached_tokens = self.usage.cached_tokens;
@@ -300,6 +314,10 @@ impl ReplyState {
                 false
             }
             EngineEvent::Finished { .. } => false,
+            EngineEvent::Failed { failure, .. } => {
+                self.fail(GenerateError::Internal { reason: failure.to_string() });
+                false
+            }
         }
     }
 
