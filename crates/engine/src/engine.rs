@@ -11,6 +11,7 @@ use rapport_kernels::{Compute, KvType, PAGE_TOKENS};
 use rapport_model::{Batch, BatchSequence, Logits, Scratch, Transformer};
 
 use crate::disk::{DiskConfig, DiskError, DiskReport, DiskStatistics, DiskTier};
+use crate::draft::{DraftModel, Wanted, lookup};
 use crate::pages::PagePool;
 use crate::prefix::{CacheKey, CacheScope, Evict, PrefixCache};
 use crate::request::{EngineEvent, EngineRequest, Failure, Phase, SequenceId, SubmitError};
@@ -38,6 +39,9 @@ pub struct EngineConfig {
     pub max_waiting_per_user: usize,
     /// Room that a reply is expected to need, where it may take more: what admission counts with.
     pub expected_reply_tokens: usize,
+    /// Tokens guessed ahead in one pass, shared by all that write; 0 guesses nothing. The text is
+    /// the same, only sooner where much of it was said before.
+    pub max_draft_tokens: usize,
 }
 
 impl Default for EngineConfig {
@@ -49,6 +53,7 @@ impl Default for EngineConfig {
             max_waiting: 256,
             max_waiting_per_user: 32,
             expected_reply_tokens: 256,
+            max_draft_tokens: 4,
         }
     }
 }
@@ -72,8 +77,27 @@ pub struct EngineStatistics {
     pub n_waiting: usize,
     /// How often a sequence had to give its pages back, since the start.
     pub n_preemptions: u64,
+    /// Tokens guessed ahead, and those of them that were right.
+    pub n_drafted: u64,
+    pub n_accepted: u64,
     /// `None` without a disk tier.
     pub disk: Option<DiskStatistics>,
+}
+
+/// Why a draft model was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the draft model has {n_vocab} tokens and the model {expected}: both need one vocabulary")]
+pub struct DraftError {
+    pub n_vocab: usize,
+    pub expected: usize,
+}
+
+/// What one sequence has of a pass.
+struct Share {
+    /// Its own tokens that are computed.
+    n_tokens: usize,
+    /// Tokens guessed to follow them.
+    guess: Vec<u32>,
 }
 
 /// Runs requests over one model.
@@ -84,6 +108,7 @@ pub struct Engine {
     pool: PagePool,
     cache: PrefixCache,
     disk: Option<DiskTier>,
+    draft: Option<DraftModel>,
     users: Users,
     /// New ones, and those that were preempted.
     waiting: BTreeMap<SequenceId, Sequence>,
@@ -93,6 +118,8 @@ pub struct Engine {
     work: Vec<f32>,
     next_id: u64,
     n_preemptions: u64,
+    n_drafted: u64,
+    n_accepted: u64,
 }
 
 impl Engine {
@@ -106,6 +133,7 @@ impl Engine {
             pool,
             cache: PrefixCache::new(),
             disk: None,
+            draft: None,
             users: Users::default(),
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -113,6 +141,8 @@ impl Engine {
             work: Vec::new(),
             next_id: 0,
             n_preemptions: 0,
+            n_drafted: 0,
+            n_accepted: 0,
         }
     }
 
@@ -122,6 +152,21 @@ impl Engine {
     /// If the directory cannot be used; the engine goes on without.
     pub fn attach_disk(&mut self, config: DiskConfig) -> Result<(), DiskError> {
         self.disk = Some(DiskTier::open(config, self.pool.page_bytes())?);
+        Ok(())
+    }
+
+    /// Lets a smaller model guess ahead where the text itself gives no guess. Its own keys and
+    /// values may take as many tokens as the engine's.
+    ///
+    /// # Errors
+    /// If it has another vocabulary; the engine goes on without.
+    pub fn attach_draft(&mut self, model: Transformer) -> Result<(), DraftError> {
+        let (n_vocab, expected) = (model.n_vocab(), self.model.n_vocab());
+        if n_vocab != expected {
+            return Err(DraftError { n_vocab, expected });
+        }
+        let EngineConfig { kv_type, pass_tokens, .. } = self.config;
+        self.draft = Some(DraftModel::new(model, kv_type, pass_tokens, self.pool.n_total()));
         Ok(())
     }
 
@@ -237,6 +282,8 @@ impl Engine {
             n_running: self.running.len(),
             n_waiting: self.waiting.len(),
             n_preemptions: self.n_preemptions,
+            n_drafted: self.n_drafted,
+            n_accepted: self.n_accepted,
             disk: self.disk.as_ref().map(DiskTier::statistics),
         }
     }
@@ -373,7 +420,8 @@ impl Engine {
     /// Shares out the next pass: short sequences whole, and what is left of the pass to the long
     /// ones, by priority and then to those whose users have had least. All of a sequence's pages
     /// are there afterwards.
-    fn plan(&mut self) -> BTreeMap<SequenceId, usize> {
+    fn plan(&mut self) -> BTreeMap<SequenceId, Share> {
+        let mut guesses = self.guesses();
         let ready = self.running.values().filter(|sequence| sequence.is_ready());
         let mut order: Vec<_> = ready
             .map(|sequence| {
@@ -387,18 +435,55 @@ impl Engine {
         order.sort_unstable();
         let short = order.iter().filter(|((is_long, ..), _)| !is_long);
         let n_short: usize = short.map(|(_, n_pending)| n_pending).sum();
+        let n_guessed: usize = guesses.values().map(Vec::len).sum();
         // However many write, prompts get on.
-        let mut n_left = self.config.pass_tokens.saturating_sub(n_short).max(PAGE_TOKENS);
+        let n_left = self.config.pass_tokens.saturating_sub(n_short + n_guessed);
+        let mut n_left = n_left.max(PAGE_TOKENS);
         let mut plan = BTreeMap::new();
         for ((is_long, .., id), n_pending) in order {
             let n_tokens = if is_long { n_pending.min(n_left) } else { n_pending };
-            if n_tokens > 0 && self.grow(id, n_tokens) {
-                plan.insert(id, n_tokens);
+            let guess = guesses.remove(&id).unwrap_or_default();
+            if n_tokens > 0 && self.grow(id, n_tokens + guess.len()) {
                 n_left -= if is_long { n_tokens } else { 0 };
+                plan.insert(id, Share { n_tokens, guess });
             }
         }
         plan.retain(|id, _| self.running.contains_key(id));
         plan
+    }
+
+    /// What the sequences that write may write next.
+    fn guesses(&mut self) -> BTreeMap<SequenceId, Vec<u32>> {
+        let writes = |sequence: &&mut Sequence| sequence.is_ready() && sequence.n_pending() == 1;
+        let n_writing = self.running.values_mut().filter(writes).count();
+        let max_tokens = self.config.max_draft_tokens / n_writing.max(1);
+        let mut guesses = BTreeMap::new();
+        // A guess is not worth another's place.
+        if max_tokens == 0 || self.pool.n_free() < n_writing {
+            return guesses;
+        }
+        let mut wanted = Vec::new();
+        for sequence in self.running.values_mut().filter(writes) {
+            let n_useful = sequence.n_remaining().saturating_sub(1).min(max_tokens);
+            let n_guess = sequence.eagerness.n_tokens().min(n_useful);
+            if n_guess == 0 {
+                continue;
+            }
+            let found = lookup(&sequence.tokens, n_guess);
+            if found.is_empty() {
+                wanted.push(Wanted { id: sequence.id, tokens: &sequence.tokens, n_guess });
+            } else {
+                guesses.insert(sequence.id, found.to_vec());
+            }
+        }
+        if let Some(draft) = self.draft.as_mut().filter(|_| !wanted.is_empty()) {
+            match guard(|| draft.guess(&self.compute, &wanted)) {
+                Ok(guessed) => guesses.extend(guessed),
+                // It only saves time: a draft model that breaks is not asked again.
+                Err(_) => self.draft = None,
+            }
+        }
+        guesses
     }
 
     /// Gives a sequence pages for so many more tokens; `false` if it lost its place instead.
@@ -445,47 +530,71 @@ impl Engine {
     fn preempt(&mut self, id: SequenceId) {
         if let Some(mut sequence) = self.running.remove(&id) {
             sequence.suspend();
+            if let Some(draft) = &mut self.draft {
+                draft.forget(id);
+            }
             self.waiting.insert(id, sequence);
             self.n_preemptions += 1;
         }
     }
 
     /// Computes what is planned and advances the sequences that have nothing pending any more.
-    fn pass(&mut self, plan: &BTreeMap<SequenceId, usize>, events: &mut Vec<EngineEvent>) {
+    fn pass(&mut self, plan: &BTreeMap<SequenceId, Share>, events: &mut Vec<EngineEvent>) {
         if plan.is_empty() {
             return;
         }
         let Self { model, compute, running, users, cache, scratch, work, .. } = self;
         let mut sequences = Vec::new();
         for (id, sequence) in running.iter_mut() {
-            let Some(n_tokens) = plan.get(id) else { continue };
-            let end = sequence.n_computed + n_tokens;
-            let is_complete = end == sequence.tokens.len();
+            let Some(share) = plan.get(id) else { continue };
+            let is_complete = share.n_tokens == sequence.n_pending();
+            let end = sequence.n_computed + share.n_tokens + share.guess.len();
+            // Taken off again as soon as the pass is over.
+            sequence.tokens.extend(&share.guess);
             sequences.push(BatchSequence {
                 tokens: &sequence.tokens[sequence.n_computed..end],
                 position: sequence.n_computed,
                 pages: sequence.pages.as_mut_slice(),
-                logits: if is_complete { Logits::Last } else { Logits::None },
+                logits: match (is_complete, share.guess.is_empty()) {
+                    (false, _) => Logits::None,
+                    (true, true) => Logits::Last,
+                    // Guesses follow a single token, so every row is wanted.
+                    (true, false) => Logits::All,
+                },
             });
         }
         let mut batch = Batch { sequences };
-        let mut failures = Vec::new();
         let (model, compute) = (&*model, &*compute);
+        let mut failures = Vec::new();
         match guard(|| model.forward(compute, &mut batch, scratch)) {
             Ok(logits) => {
                 let mut rows = logits.chunks_exact(model.n_vocab());
-                for (id, n_tokens) in plan {
+                for (id, Share { n_tokens, guess }) in plan {
                     let Some(sequence) = running.get_mut(id) else { continue };
+                    sequence.tokens.truncate(sequence.tokens.len() - guess.len());
                     sequence.n_computed += n_tokens;
                     users.charge(sequence.user, *n_tokens);
+                    if sequence.n_pending() == 0 {
+                        let mut rows = rows.by_ref().take(1 + guess.len());
+                        let advanced =
+                            guard(|| sequence.advance_through(guess, &mut rows, work, events));
+                        // The next sequence's rows come after all of this one's.
+                        rows.for_each(drop);
+                        match advanced {
+                            Ok(n_accepted) if !guess.is_empty() => {
+                                sequence.eagerness.learn(guess.len(), n_accepted);
+                                users.charge(sequence.user, n_accepted);
+                                self.n_drafted += guess.len() as u64;
+                                self.n_accepted += n_accepted as u64;
+                            }
+                            Ok(_) => {}
+                            Err(message) => {
+                                failures.push((*id, Failure::Choosing { message }));
+                                continue;
+                            }
+                        }
+                    }
                     keep(cache, sequence);
-                    if sequence.n_pending() > 0 {
-                        continue;
-                    }
-                    let Some(row) = rows.next() else { continue };
-                    if let Err(message) = guard(|| sequence.advance(row, work, events)) {
-                        failures.push((*id, Failure::Choosing { message }));
-                    }
                 }
             }
             Err(message) => {
@@ -497,7 +606,7 @@ impl Engine {
         }
         for (id, failure) in failures {
             if let Some(sequence) = self.running.remove(&id) {
-                self.users.leave(sequence.user);
+                self.leave(&sequence);
                 events.push(EngineEvent::Failed { id, failure });
             }
         }
@@ -513,9 +622,17 @@ impl Engine {
         }
     }
 
+    /// Forgets a sequence that is gone.
+    fn leave(&mut self, sequence: &Sequence) {
+        self.users.leave(sequence.user);
+        if let Some(draft) = &mut self.draft {
+            draft.forget(sequence.id);
+        }
+    }
+
     /// Does what is left to do for a sequence that ends: its whole pages are in the cache already.
     fn release(&mut self, sequence: &Sequence) {
-        self.users.leave(sequence.user);
+        self.leave(sequence);
         if let Some(disk) = &mut self.disk {
             let tokens = &sequence.tokens[..sequence.n_kept_pages * PAGE_TOKENS];
             disk.store(&sequence.scope, tokens, &sequence.pages);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::disk::DiskPage;
+use crate::draft::Eagerness;
 use crate::pages::PageTable;
 use crate::prefix::CacheScope;
 use crate::request::{
@@ -36,6 +37,7 @@ pub(crate) struct Sequence {
     phase_idx: usize,
     n_chosen: u32,
     wants_end: bool,
+    pub(crate) eagerness: Eagerness,
 }
 
 impl Sequence {
@@ -58,6 +60,7 @@ impl Sequence {
             phase_idx: 0,
             n_chosen: 0,
             wants_end: false,
+            eagerness: Eagerness::default(),
         }
     }
 
@@ -107,13 +110,39 @@ impl Sequence {
         }
     }
 
-    /// Chooses the next token from the logits of the last one and ends the phase where it ends.
-    pub(crate) fn advance(
+    /// Advances as far as a guess foresaw what is written, and one token further. The pages hold
+    /// the guess already. Returns how much of it was right.
+    ///
+    /// # Shapes
+    /// `rows`: the logits of the last token and of each guessed one.
+    pub(crate) fn advance_through<'r>(
         &mut self,
-        logits: &[f32],
+        guess: &[u32],
+        mut rows: impl Iterator<Item = &'r [f32]>,
         work: &mut Vec<f32>,
         events: &mut Vec<EngineEvent>,
-    ) {
+    ) -> usize {
+        let start = self.tokens.len();
+        let mut n_accepted = 0;
+        let mut next_row = rows.next();
+        while let Some(row) = next_row {
+            self.advance(row, work, events);
+            let written = &self.tokens[start..];
+            let n_right = written.iter().zip(guess).take_while(|(a, b)| a == b).count();
+            // Forced tokens may have been foreseen too: their rows are passed over.
+            let n_passed = n_right - n_accepted;
+            n_accepted = n_right;
+            if n_right < written.len() || n_passed == 0 || self.is_finished() {
+                break;
+            }
+            next_row = rows.nth(n_passed - 1);
+        }
+        self.n_computed += n_accepted;
+        n_accepted
+    }
+
+    /// Chooses the next token from the logits of the last one and ends the phase where it ends.
+    fn advance(&mut self, logits: &[f32], work: &mut Vec<f32>, events: &mut Vec<EngineEvent>) {
         if self.wants_end {
             let n_tokens = self.tokens.len();
             self.close_phase(Ending::Asked, events);

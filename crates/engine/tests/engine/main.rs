@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod cache;
+mod draft;
 mod faults;
 mod schedules;
 mod support;
@@ -16,7 +17,10 @@ use rapport_engine::{
     CacheKey, CacheScope, CachedTokens, Ending, Engine, EngineConfig, EngineEvent, EngineRequest,
     Failure, Phase, SequenceId, UserKey,
 };
-use support::{engine, phase, request, sampled, scope, tokens};
+use rapport_kernels::{Compute, Isa};
+use rapport_model::Transformer;
+use rapport_types::Sampling;
+use support::{MODEL, engine, load, phase, request, sampled, scope, tokens};
 
 /// What has come of a sequence so far.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -77,7 +81,12 @@ fn reply(engine: &mut Engine, request: EngineRequest) -> Reply {
     replies.0.remove(&id).unwrap()
 }
 
-/// The reply of a new engine that computes the prompt in one pass.
+/// The reply of a new engine that computes the prompt in one pass and guesses nothing.
 fn alone(request: EngineRequest) -> Reply {
-    reply(&mut engine(EngineConfig { pass_tokens: 4096, ..EngineConfig::default() }), request)
+    let config = EngineConfig { pass_tokens: 4096, max_draft_tokens: 0, ..EngineConfig::default() };
+    reply(&mut engine(config), request)
+}
+
+fn model(name: &str) -> Transformer {
+    load(name, &Compute::new(Isa::detect(), std::num::NonZeroUsize::MIN))
 }

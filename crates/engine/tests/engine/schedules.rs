@@ -85,11 +85,13 @@ proptest! {
         n_pages in 7..24_usize,
         pass_tokens in 1..120_usize,
         expected_reply_tokens in 0..64_usize,
+        max_draft_tokens in 0..12_usize,
     ) {
         let mut engine = engine(EngineConfig {
             kv_tokens: n_pages * 32,
             pass_tokens,
             expected_reply_tokens,
+            max_draft_tokens,
             ..EngineConfig::default()
         });
         let mut asked: Vec<(SequenceId, Ask)> = Vec::new();
@@ -178,7 +180,8 @@ fn one_users_long_prompts_do_not_keep_another_waiting() {
 
 #[test]
 fn replies_being_written_get_a_token_in_every_pass() {
-    let mut engine = engine(EngineConfig { pass_tokens: 32, ..EngineConfig::default() });
+    let mut engine =
+        engine(EngineConfig { pass_tokens: 32, max_draft_tokens: 0, ..EngineConfig::default() });
     let writing = engine.submit(request(tokens(1, 8), 60)).unwrap();
     let mut replies = Replies::default();
     step(&mut engine, &mut replies);

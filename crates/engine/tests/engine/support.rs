@@ -12,14 +12,17 @@ use rapport_model::gguf::Gguf;
 use rapport_types::{Sampling, SamplingDraft};
 
 /// Context of 1,024 tokens, vocabulary of 97.
-const MODEL: &str = "rope-yarn";
+pub(crate) const MODEL: &str = "rope-yarn";
+
+pub(crate) fn load(model: &str, compute: &Compute) -> Transformer {
+    let path = format!("../model/tests/fixtures/reference/tiny/{model}.gguf");
+    let gguf = Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    Transformer::load(&gguf, compute).unwrap()
+}
 
 pub(crate) fn engine(config: EngineConfig) -> Engine {
-    let path = format!("../model/tests/fixtures/reference/tiny/{MODEL}.gguf");
-    let gguf = Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
     let compute = Compute::new(Isa::detect(), NonZeroUsize::MIN);
-    let model = Transformer::load(&gguf, &compute).unwrap();
-    Engine::new(model, compute, config)
+    Engine::new(load(MODEL, &compute), compute, config)
 }
 
 /// Tokens that look random and are the same for the same seed.
