@@ -17,7 +17,7 @@ use rapport_engine::{
     CacheKey, CacheScope, CachedTokens, Ending, Engine, EngineConfig, EngineEvent, EngineRequest,
     Failure, Phase, SequenceId, UserKey,
 };
-use rapport_kernels::{Compute, Isa};
+use rapport_kernels::{Compute, Isa, KvType};
 use rapport_model::Transformer;
 use rapport_types::Sampling;
 use support::{MODEL, engine, load, phase, request, sampled, scope, tokens};
@@ -83,7 +83,12 @@ fn reply(engine: &mut Engine, request: EngineRequest) -> Reply {
 
 /// The reply of a new engine that computes the prompt in one pass and guesses nothing.
 fn alone(request: EngineRequest) -> Reply {
-    let config = EngineConfig { pass_tokens: 4096, max_draft_tokens: 0, ..EngineConfig::default() };
+    alone_in(KvType::F16, request)
+}
+
+fn alone_in(kv_type: KvType, request: EngineRequest) -> Reply {
+    let config =
+        EngineConfig { kv_type, pass_tokens: 4096, max_draft_tokens: 0, ..EngineConfig::default() };
     reply(&mut engine(config), request)
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use rapport_engine::SubmitError;
+use rapport_kernels::KvType;
 
 /// A request by numbers, so that it can be made again and run alone.
 #[derive(Clone, Debug)]
@@ -86,9 +87,11 @@ proptest! {
         pass_tokens in 1..120_usize,
         expected_reply_tokens in 0..64_usize,
         max_draft_tokens in 0..12_usize,
+        kv_type in prop::sample::select(vec![KvType::F16, KvType::Q8]),
     ) {
         let mut engine = engine(EngineConfig {
             kv_tokens: n_pages * 32,
+            kv_type,
             pass_tokens,
             expected_reply_tokens,
             max_draft_tokens,
@@ -126,7 +129,7 @@ proptest! {
             if ended.contains(&id) && got.endings.contains(&Ending::Asked) {
                 continue;
             }
-            let expected = alone(ask.request());
+            let expected = alone_in(kv_type, ask.request());
             if got.is_finished {
                 prop_assert_eq!(&got.tokens, &expected.tokens);
                 prop_assert_eq!(&got.endings, &expected.endings);
