@@ -12,6 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("rapport-engine", &["rapport-kernels", "rapport-model", "rapport-types"]),
     ("rapport-local", &["rapport-engine", "rapport-kernels", "rapport-model", "rapport-types"]),
     ("rapport-cli", &["rapport-kernels", "rapport-local", "rapport-model", "rapport-types"]),
+    ("rapport-store", &["rapport-types"]),
     ("rapport-testkit", &["rapport-types"]),
 ];
 
