@@ -1,26 +1,33 @@
 //! Attention over paged keys and values.
 //!
 //! Keys and values live in [`KvPage`]s of [`PAGE_TOKENS`] tokens. Attention visits a sequence's
-//! pages in order with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022), so a
-//! query's result depends on positions alone: not on how the prompt was cut into chunks, what else
-//! is in the batch, or which pages were computed earlier.
+//! pages in order with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022). Every
+//! [`SEGMENT_PAGES`] pages start a softmax of their own and are merged in order, so that threads can
+//! share one long sequence. A query's result depends on positions alone: not on how the prompt was
+//! cut into chunks, what else is in the batch, who computed what, or which pages were there before.
+//!
+//! [`visit_page`] is the specification; the AVX-512 form of it is in `attention_x86.rs`.
 
-use std::sync::Arc;
+use std::cmp::Reverse;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::float::exp;
 use crate::isa::stamped;
-use crate::{Activations, Compute};
+use crate::{Activations, Compute, Isa};
 
 /// Tokens of a page.
 pub const PAGE_TOKENS: usize = 32;
 
-/// Query rows that are computed together, for as many independent sums as registers hold.
-const ROWS: usize = 4;
+/// Query rows that are computed together at most, for as many independent sums as registers hold.
+pub(crate) const MAX_ROWS: usize = 8;
 /// Tokens of one sequence that share the work of reading a page.
 const BLOCK_TOKENS: usize = 16;
+/// Pages that share a softmax before it is merged with those before.
+const SEGMENT_PAGES: usize = 8;
 
 /// What attention needs to know of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,20 +132,27 @@ impl KvPage {
         }
     }
 
-    /// One kv head of one layer as floats: keys (D, 32) and values (32, D).
-    fn read(&self, layer_idx: usize, kv_head_idx: usize, keys: &mut [f32], values: &mut [f32]) {
+    /// One kv head of one layer.
+    fn head(&self, layer_idx: usize, kv_head_idx: usize) -> PageHead<'_> {
         let (start, side) = (self.start(layer_idx, kv_head_idx), self.shape.side());
         match &self.numbers {
             Numbers::F16(numbers) => {
-                numbers[start..][..side].convert_to_f32_slice(keys);
-                numbers[start + side..][..side].convert_to_f32_slice(values);
+                let (keys, values) = numbers[start..][..2 * side].split_at(side);
+                PageHead::F16 { keys, values }
             }
             Numbers::F32(numbers) => {
-                keys.copy_from_slice(&numbers[start..][..side]);
-                values.copy_from_slice(&numbers[start + side..][..side]);
+                let (keys, values) = numbers[start..][..2 * side].split_at(side);
+                PageHead::F32 { keys, values }
             }
         }
     }
+}
+
+/// One kv head of one layer of a page: keys (D, 32) and values (32, D).
+#[derive(Clone, Copy)]
+pub(crate) enum PageHead<'a> {
+    F16 { keys: &'a [f16], values: &'a [f16] },
+    F32 { keys: &'a [f32], values: &'a [f32] },
 }
 
 /// Consecutive tokens of one sequence within a batch.
@@ -153,106 +167,162 @@ pub struct Span<'a> {
     pub pages: &'a [Arc<KvPage>],
 }
 
-/// One query row's running softmax.
-#[derive(Clone, Copy)]
-struct Running {
-    max: f32,
-    /// Sums of `exp(score - max)`, by place in the page.
-    sums: [f32; PAGE_TOKENS],
+/// How a layer scores keys against queries.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scoring {
+    /// The factor on each product, usually `1 / sqrt(D)`.
+    pub scale: f32,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
+    /// A query sees this many tokens, itself the last of them; `None` for all.
+    pub window: Option<usize>,
 }
 
-/// What [`visit_page`] works on: `ROWS` query rows at a time.
-struct PageVisit<'a> {
+impl Scoring {
+    /// As in "Attention Is All You Need": `1 / sqrt(D)`, no cap, no window.
+    pub fn scaled(head_dim: usize) -> Self {
+        Self { scale: 1.0 / (head_dim as f32).sqrt(), soft_cap: None, window: None }
+    }
+}
+
+/// One query row's running softmax.
+#[derive(Clone, Copy)]
+pub(crate) struct Running {
+    pub(crate) max: f32,
+    /// Sums of `exp(score - max)`, by place in the page.
+    pub(crate) sums: [f32; PAGE_TOKENS],
+}
+
+impl Running {
+    const EMPTY: Self = Self { max: f32::MIN, sums: [0.0; PAGE_TOKENS] };
+}
+
+/// The slots of a page that a query row sees.
+pub(crate) type Visible = Range<usize>;
+
+/// A few query rows and one page of their sequence.
+pub(crate) struct PageVisit<'a> {
     /// (R, D), already scaled.
-    queries: &'a [f32],
-    /// (D, 32)
-    keys: &'a [f32],
-    /// (32, D)
-    values: &'a [f32],
-    /// How many keys of the page each row may see.
-    n_visible: &'a [usize],
-    running: &'a mut [Running],
+    pub(crate) queries: &'a [f32],
+    pub(crate) page: PageHead<'a>,
+    /// (R)
+    pub(crate) visible: &'a [Visible],
+    pub(crate) soft_cap: Option<f32>,
+    /// (R)
+    pub(crate) running: &'a mut [Running],
     /// (R, D)
-    out: &'a mut [f32],
-    head_dim: usize,
+    pub(crate) out: &'a mut [f32],
+    pub(crate) head_dim: usize,
+}
+
+/// `cap * tanh(score / cap)`; the bound keeps `exp` in its range and changes no result.
+#[inline(always)]
+pub(crate) fn cap_score(score: f32, cap: f32) -> f32 {
+    let x = (score / cap).clamp(-20.0, 20.0);
+    cap * (1.0 - 2.0 / (exp(2.0 * x) + 1.0))
 }
 
 stamped! {
-    fn visit_page(page: PageVisit<'_>) {
-        let head_dim = page.head_dim;
-        let keys = page.keys.as_chunks::<PAGE_TOKENS>().0;
-        let row_blocks = page.running.as_chunks_mut::<ROWS>().0.iter_mut()
-            .zip(page.n_visible.as_chunks::<ROWS>().0)
-            .zip(page.queries.chunks_exact(ROWS * head_dim))
-            .zip(page.out.chunks_exact_mut(ROWS * head_dim));
-        for (((running, n_visible), queries), out) in row_blocks {
-            let end = n_visible[0].max(n_visible[1]).max(n_visible[2]).max(n_visible[3]);
-            if end == 0 {
+    /// `keys` and `values`: the page's, as floats.
+    fn visit_page(visit: PageVisit<'_>, keys: &[f32], values: &[f32]) {
+        let head_dim = visit.head_dim;
+        let keys = keys.as_chunks::<PAGE_TOKENS>().0;
+        let rows = visit.running.iter_mut()
+            .zip(visit.visible)
+            .zip(visit.queries.chunks_exact(head_dim))
+            .zip(visit.out.chunks_exact_mut(head_dim));
+        for (((running, visible), query), out) in rows {
+            if visible.is_empty() {
                 continue;
             }
-            let mut weights = [[0.0_f32; PAGE_TOKENS]; ROWS];
-            for (dim, keys) in keys.iter().enumerate() {
-                for row in 0..ROWS {
-                    let query = queries[row * head_dim + dim];
-                    for (weight, key) in weights[row].iter_mut().zip(keys) {
-                        *weight = query.mul_add(*key, *weight);
-                    }
+            let mut weights = [0.0_f32; PAGE_TOKENS];
+            for (query, keys) in query.iter().zip(keys) {
+                for (weight, key) in weights.iter_mut().zip(keys) {
+                    *weight = query.mul_add(*key, *weight);
                 }
             }
-            for row in 0..ROWS {
-                let running = &mut running[row];
-                let weights = &mut weights[row];
-                let mut max = running.max;
-                for (slot, weight) in weights.iter_mut().enumerate() {
-                    *weight = if slot < n_visible[row] { *weight } else { f32::NEG_INFINITY };
-                    max = if *weight > max { *weight } else { max };
-                }
-                if max > running.max {
-                    let shrink = exp(running.max - max);
-                    running.max = max;
-                    running.sums.iter_mut().for_each(|sum| *sum *= shrink);
-                    out[row * head_dim..][..head_dim].iter_mut().for_each(|out| *out *= shrink);
-                }
-                for (slot, (weight, sum)) in
-                    weights.iter_mut().zip(&mut running.sums).enumerate()
-                {
-                    *weight = if slot < n_visible[row] { exp(*weight - max) } else { 0.0 };
-                    *sum += *weight;
-                }
+            if let Some(cap) = visit.soft_cap {
+                weights.iter_mut().for_each(|weight| *weight = cap_score(*weight, cap));
             }
-            // 16 dimensions of all rows at once; the sum over keys stays in registers.
-            let mut dim = 0;
-            while dim + 16 <= head_dim {
-                let mut sums = [[0.0_f32; 16]; ROWS];
-                for row in 0..ROWS {
-                    sums[row].copy_from_slice(&out[row * head_dim + dim..][..16]);
-                }
-                for slot in 0..end {
-                    let values: &[f32; 16] =
-                        page.values[slot * head_dim + dim..].first_chunk().expect("in the page");
-                    for row in 0..ROWS {
-                        let weight = weights[row][slot];
-                        for (sum, value) in sums[row].iter_mut().zip(values) {
-                            *sum = weight.mul_add(*value, *sum);
-                        }
-                    }
-                }
-                for row in 0..ROWS {
-                    out[row * head_dim + dim..][..16].copy_from_slice(&sums[row]);
-                }
-                dim += 16;
+            let mut max = running.max;
+            for weight in &weights[visible.clone()] {
+                max = if *weight > max { *weight } else { max };
             }
-            for dim in dim..head_dim {
-                for row in 0..ROWS {
-                    let mut sum = out[row * head_dim + dim];
-                    for slot in 0..end {
-                        sum = weights[row][slot].mul_add(page.values[slot * head_dim + dim], sum);
-                    }
-                    out[row * head_dim + dim] = sum;
+            if max > running.max {
+                let shrink = exp(running.max - max);
+                running.max = max;
+                running.sums.iter_mut().for_each(|sum| *sum *= shrink);
+                out.iter_mut().for_each(|out| *out *= shrink);
+            }
+            for (slot, (weight, sum)) in weights.iter_mut().zip(&mut running.sums).enumerate() {
+                let seen = exp(*weight - max);
+                *weight = if visible.contains(&slot) { seen } else { 0.0 };
+                *sum += *weight;
+            }
+            for slot in visible.clone() {
+                let weight = weights[slot];
+                for (out, value) in out.iter_mut().zip(&values[slot * head_dim..][..head_dim]) {
+                    *out = weight.mul_add(*value, *out);
                 }
             }
         }
     }
+}
+
+/// Some query rows after some segments.
+struct Attended {
+    /// (R)
+    running: Vec<Running>,
+    /// (R, D)
+    out: Vec<f32>,
+}
+
+impl Attended {
+    fn new(n_rows: usize, head_dim: usize) -> Self {
+        Self { running: vec![Running::EMPTY; n_rows], out: vec![0.0; n_rows * head_dim] }
+    }
+
+    fn clear(&mut self) {
+        self.running.fill(Running::EMPTY);
+        self.out.fill(0.0);
+    }
+
+    /// Takes in the segment that follows.
+    fn merge(&mut self, isa: Isa, next: &Self, head_dim: usize) {
+        let rows = self.running.iter_mut().zip(&next.running);
+        let outs = self.out.chunks_exact_mut(head_dim).zip(next.out.chunks_exact(head_dim));
+        for ((running, next), (out, next_out)) in rows.zip(outs) {
+            let max = if next.max > running.max { next.max } else { running.max };
+            let (old, new) = (exp(running.max - max), exp(next.max - max));
+            running.max = max;
+            blend(isa, &mut running.sums, old, &next.sums, new);
+            blend(isa, out, old, next_out, new);
+        }
+    }
+
+    fn normalize(&mut self, head_dim: usize) {
+        for (out, running) in self.out.chunks_exact_mut(head_dim).zip(&self.running) {
+            let sum: f32 = running.sums.iter().sum();
+            if sum > 0.0 {
+                out.iter_mut().for_each(|out| *out /= sum);
+            }
+        }
+    }
+}
+
+stamped! {
+    fn blend(old: &mut [f32], old_weight: f32, new: &[f32], new_weight: f32) {
+        for (old, new) in old.iter_mut().zip(new) {
+            *old = new.mul_add(new_weight, *old * old_weight);
+        }
+    }
+}
+
+/// What one task computes: a kv head of a block of tokens, over some segments of their sequence.
+struct Task<'a> {
+    block: Span<'a>,
+    kv_head_idx: usize,
+    segments: Range<usize>,
 }
 
 impl Compute {
@@ -262,10 +332,11 @@ impl Compute {
     /// `queries`: (T, H, D); `out`: (T, H * D), resized here and quantised.
     ///
     /// # Numerics
-    /// Scores, softmax and sums in f32 over the stored keys and values; scores scaled by `1 / sqrt(D)`.
+    /// Scores, softmax and sums in f32 over the stored keys and values.
     pub fn attention(
         &self,
         shape: AttentionShape,
+        scoring: Scoring,
         layer_idx: usize,
         queries: &[f32],
         spans: &[Span<'_>],
@@ -276,7 +347,7 @@ impl Compute {
         assert_eq!(queries.len(), n_tokens * n_cols, "queries of a batch");
         out.resize(n_tokens, n_cols);
 
-        let mut blocks = Vec::new();
+        let mut tasks = Vec::new();
         for span in spans {
             assert!(span.first_row + span.n_rows <= n_tokens, "rows of a span");
             assert!(
@@ -290,86 +361,143 @@ impl Compute {
                     position: span.position + first,
                     pages: span.pages,
                 };
-                blocks.extend((0..shape.n_kv_heads).map(|kv_head_idx| (block, kv_head_idx)));
+                let segments = block.segments(scoring.window);
+                tasks.extend((0..shape.n_kv_heads).map(|kv_head_idx| Task {
+                    block,
+                    kv_head_idx,
+                    segments: segments.clone(),
+                }));
             }
         }
-        // The longest first, so that no thread is left with one at the end.
-        blocks.reverse();
-
         let group = shape.n_heads / shape.n_kv_heads;
+        let width = group * shape.head_dim;
+        let pool = self.pool();
+        let layer = Layer { shape, scoring, layer_idx, queries };
         let rows = out.shared_rows();
-        self.pool().run(blocks.len(), &|block_idx| {
-            let (block, kv_head_idx) = blocks[block_idx];
-            let result = self.attend(shape, layer_idx, queries, block, kv_head_idx);
-            let width = group * shape.head_dim;
-            for (token_idx, result) in result.chunks_exact(width).take(block.n_rows).enumerate() {
+        let finish = |task: &Task<'_>, mut attended: Attended| {
+            attended.normalize(shape.head_dim);
+            for (token_idx, attended) in attended.out.chunks_exact(width).enumerate() {
+                let row_idx = task.block.first_row + token_idx;
                 // SAFETY: a kv head's columns of a row belong to the one task that has them.
-                let out = unsafe {
-                    rows.columns(block.first_row + token_idx, kv_head_idx * width, width)
-                };
-                out.copy_from_slice(result);
+                let out = unsafe { rows.columns(row_idx, task.kv_head_idx * width, width) };
+                out.copy_from_slice(attended);
             }
-        });
+        };
+        let n_segments: usize = tasks.iter().map(|task| task.segments.len()).sum();
+        if tasks.len() >= pool.n_threads() * 4 || n_segments == tasks.len() {
+            // The longest first, so that no thread is left with one at the end.
+            tasks.sort_by_key(|task| Reverse(task.segments.len()));
+            pool.run(tasks.len(), &|task_idx| {
+                let task = &tasks[task_idx];
+                finish(task, self.attend(&layer, task));
+            });
+        } else {
+            let pieces: Vec<Task<'_>> = tasks
+                .iter()
+                .flat_map(|task| {
+                    task.segments.clone().map(|segment| Task {
+                        block: task.block,
+                        kv_head_idx: task.kv_head_idx,
+                        segments: segment..segment + 1,
+                    })
+                })
+                .collect();
+            let attended: Vec<OnceLock<Attended>> =
+                pieces.iter().map(|_| OnceLock::new()).collect();
+            pool.run(pieces.len(), &|piece_idx| {
+                attended[piece_idx].get_or_init(|| self.attend(&layer, &pieces[piece_idx]));
+            });
+            let mut attended = attended.into_iter().filter_map(OnceLock::into_inner);
+            for task in &tasks {
+                let mut total = Attended::new(task.block.n_rows * group, shape.head_dim);
+                for segment in attended.by_ref().take(task.segments.len()) {
+                    total.merge(self.isa(), &segment, shape.head_dim);
+                }
+                finish(task, total);
+            }
+        }
         self.quantize(out);
     }
 
-    /// One kv head of one block of tokens: (tokens, H / G, D), padded to whole row blocks.
-    fn attend(
-        &self,
-        shape: AttentionShape,
-        layer_idx: usize,
-        queries: &[f32],
-        block: Span<'_>,
-        kv_head_idx: usize,
-    ) -> Vec<f32> {
+    /// One kv head of one block of tokens over its segments: rows (tokens, H / G).
+    fn attend(&self, layer: &Layer<'_>, task: &Task<'_>) -> Attended {
+        let Layer { shape, scoring, layer_idx, queries } = *layer;
+        let Task { block, kv_head_idx, ref segments } = *task;
         let head_dim = shape.head_dim;
         let group = shape.n_heads / shape.n_kv_heads;
-        let n_rows = (block.n_rows * group).next_multiple_of(ROWS);
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        let n_rows = block.n_rows * group;
+        let width = group * head_dim;
 
-        let mut scaled = vec![0.0; n_rows * head_dim];
-        for token_idx in 0..block.n_rows {
-            let row = block.first_row + token_idx;
-            let from = (row * shape.n_heads + kv_head_idx * group) * head_dim;
-            let width = group * head_dim;
-            for (scaled, query) in
-                scaled[token_idx * width..][..width].iter_mut().zip(&queries[from..][..width])
-            {
-                *scaled = query * scale;
-            }
+        let mut scaled = Vec::with_capacity(n_rows * head_dim); // (tokens, H / G, D)
+        for row_idx in block.first_row..block.first_row + block.n_rows {
+            let from = (row_idx * shape.n_heads + kv_head_idx * group) * head_dim;
+            scaled.extend(queries[from..][..width].iter().map(|query| query * scoring.scale));
         }
-        let mut out = vec![0.0; n_rows * head_dim];
-        let mut running = vec![Running { max: f32::MIN, sums: [0.0; PAGE_TOKENS] }; n_rows];
-        let mut n_visible = vec![0; n_rows];
-        let mut keys = vec![0.0; shape.side()];
-        let mut values = vec![0.0; shape.side()];
+        let mut total = Attended::new(n_rows, head_dim);
+        let mut segment = Attended::new(n_rows, head_dim);
+        let mut visible = vec![0..0; n_rows];
+        let mut floats = Vec::new();
         let n_keys = block.position + block.n_rows;
-        for (page_idx, page) in block.pages[..n_keys.div_ceil(PAGE_TOKENS)].iter().enumerate() {
-            let first_key = page_idx * PAGE_TOKENS;
-            for (row, n_visible) in n_visible.iter_mut().take(block.n_rows * group).enumerate() {
-                let position = block.position + row / group;
-                *n_visible = (position + 1).saturating_sub(first_key).min(PAGE_TOKENS);
-            }
-            page.read(layer_idx, kv_head_idx, &mut keys, &mut values);
-            let visit = PageVisit {
-                queries: &scaled,
-                keys: &keys,
-                values: &values,
-                n_visible: &n_visible,
-                running: &mut running,
-                out: &mut out,
-                head_dim,
-            };
-            visit_page(self.isa(), visit);
-        }
-        for (out, running) in out.chunks_exact_mut(head_dim).zip(&running) {
-            let sum: f32 = running.sums.iter().sum();
-            if sum > 0.0 {
-                for out in out {
-                    *out /= sum;
+        for segment_idx in segments.clone() {
+            segment.clear();
+            let first_page = segment_idx * SEGMENT_PAGES;
+            let end_page = n_keys.div_ceil(PAGE_TOKENS).min(first_page + SEGMENT_PAGES);
+            for page_idx in first_page..end_page {
+                let first_key = page_idx * PAGE_TOKENS;
+                for (row, visible) in visible.iter_mut().enumerate() {
+                    let end = block.position + row / group + 1;
+                    let start = scoring.window.map_or(0, |window| end.saturating_sub(window));
+                    *visible = start.saturating_sub(first_key).min(PAGE_TOKENS)
+                        ..end.saturating_sub(first_key).min(PAGE_TOKENS);
                 }
+                let visit = PageVisit {
+                    queries: &scaled,
+                    page: block.pages[page_idx].head(layer_idx, kv_head_idx),
+                    visible: &visible,
+                    soft_cap: scoring.soft_cap,
+                    running: &mut segment.running,
+                    out: &mut segment.out,
+                    head_dim,
+                };
+                self.visit(visit, &mut floats);
+            }
+            total.merge(self.isa(), &segment, head_dim);
+        }
+        total
+    }
+
+    fn visit(&self, visit: PageVisit<'_>, floats: &mut Vec<f32>) {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa() == Isa::Avx512 && visit.head_dim.is_multiple_of(16) {
+            return crate::attention_x86::visit_page_512(visit);
+        }
+        match visit.page {
+            PageHead::F32 { keys, values } => visit_page(self.isa(), visit, keys, values),
+            PageHead::F16 { keys, values } => {
+                floats.resize(keys.len() * 2, 0.0);
+                let (wide_keys, wide_values) = floats.split_at_mut(keys.len());
+                keys.convert_to_f32_slice(wide_keys);
+                values.convert_to_f32_slice(wide_values);
+                visit_page(self.isa(), visit, wide_keys, wide_values);
             }
         }
-        out
+    }
+}
+
+/// What all tasks of a call share.
+#[derive(Clone, Copy)]
+struct Layer<'a> {
+    shape: AttentionShape,
+    scoring: Scoring,
+    layer_idx: usize,
+    queries: &'a [f32],
+}
+
+impl Span<'_> {
+    /// The segments in which some token of the span sees something.
+    fn segments(&self, window: Option<usize>) -> Range<usize> {
+        const SEGMENT_TOKENS: usize = SEGMENT_PAGES * PAGE_TOKENS;
+        let first_key = window.map_or(0, |window| (self.position + 1).saturating_sub(window));
+        first_key / SEGMENT_TOKENS..(self.position + self.n_rows).div_ceil(SEGMENT_TOKENS)
     }
 }

@@ -19,6 +19,8 @@ pub mod quantize;
 
 mod activations;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod attention_x86;
 mod compute;
 mod float;
 mod isa;
@@ -30,7 +32,7 @@ mod shared_slice;
 mod x86;
 
 pub use activations::Activations;
-pub use attention::{AttentionShape, KvPage, KvType, PAGE_TOKENS, Span};
+pub use attention::{AttentionShape, KvPage, KvType, PAGE_TOKENS, Scoring, Span};
 pub use compute::Compute;
 pub use float::{Rope, RopeScaling};
 pub use isa::{InvalidIsa, Isa};

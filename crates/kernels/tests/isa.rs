@@ -8,7 +8,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rapport_kernels::blocks::{BlockType, dequantize_row};
 use rapport_kernels::{
-    Activations, AttentionShape, Compute, Isa, KvPage, KvType, PAGE_TOKENS, PackedMatrix, Span,
+    Activations, AttentionShape, Compute, Isa, KvPage, KvType, PAGE_TOKENS, PackedMatrix, Scoring,
+    Span,
 };
 
 fn computes() -> Vec<Compute> {
@@ -147,11 +148,14 @@ proptest! {
     fn attention_agrees_bit_for_bit_and_does_not_depend_on_chunks(
         n_kv_heads in 1..3_usize,
         group in 1..4_usize,
-        head_dim in prop::sample::select(vec![8_usize, 16, 24, 64]),
-        n_tokens in 1..80_usize,
-        cut in 0..80_usize,
+        head_dim in prop::sample::select(vec![8_usize, 16, 24, 48, 64]),
+        n_tokens in prop_oneof![6 => 1..80_usize, 1 => 250..560_usize],
+        cut in 0..560_usize,
+        window in prop_oneof![Just(None), (1..100_usize).prop_map(Some)],
+        soft_cap in prop_oneof![Just(None), (0.5..5.0_f32).prop_map(Some)],
         seed: u64,
     ) {
+        let scoring = Scoring { soft_cap, window, ..Scoring::scaled(head_dim) };
         let n_heads = n_kv_heads * group;
         let shape = AttentionShape { n_layers: 1, n_heads, n_kv_heads, head_dim };
         let mut random = Random(seed | 1);
@@ -182,7 +186,7 @@ proptest! {
                 let width = n_heads * head_dim;
                 let mut out = Activations::default();
                 compute.attention(
-                    shape, 0, &queries[pair[0] * width..pair[1] * width], &[span], &mut out,
+                    shape, scoring, 0, &queries[pair[0] * width..pair[1] * width], &[span], &mut out,
                 );
                 for row_idx in 0..span.n_rows {
                     result.extend_from_slice(out.row(row_idx));
@@ -195,6 +199,7 @@ proptest! {
         let cut = cut.min(n_tokens);
         for compute in &computes {
             prop_assert_eq!(bits(&whole), bits(&attend(compute, &[0, cut, n_tokens])));
+            prop_assert_eq!(bits(&whole), bits(&attend(compute, &[0, n_tokens - 1, n_tokens])));
         }
 
         // Against softmax in f64 over the same f16 keys and values.
@@ -205,16 +210,18 @@ proptest! {
                 let kv = |side: &[f32], key_idx: usize, dim: usize| {
                     round(side[key_idx * width + head_idx / group * head_dim + dim])
                 };
-                let scores: Vec<f64> = (0..=token_idx).map(|key_idx| {
-                    query.iter().enumerate()
+                let first = window.map_or(0, |window| (token_idx + 1).saturating_sub(window));
+                let scores: Vec<f64> = (first..=token_idx).map(|key_idx| {
+                    let score = query.iter().enumerate()
                         .map(|(dim, q)| f64::from(*q) * kv(&keys, key_idx, dim)).sum::<f64>()
-                        / (head_dim as f64).sqrt()
+                        / (head_dim as f64).sqrt();
+                    soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
                 }).collect();
                 let max = scores.iter().copied().fold(f64::MIN, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                 let sum: f64 = weights.iter().sum();
                 for dim in 0..head_dim {
-                    let exact: f64 = weights.iter().enumerate()
+                    let exact: f64 = weights.iter().enumerate().map(|(idx, w)| (first + idx, w))
                         .map(|(key_idx, w)| w / sum * kv(&values, key_idx, dim)).sum();
                     let got = f64::from(whole[(token_idx * n_heads + head_idx) * head_dim + dim]);
                     prop_assert!((got - exact).abs() < 2e-5, "{got} for {exact}");

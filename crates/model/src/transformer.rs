@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use rapport_kernels::{
-    Activations, Compute, KvPage, PAGE_TOKENS, PackedMatrix, Span, unpack_vector,
+    Activations, Compute, KvPage, PAGE_TOKENS, PackedMatrix, Scoring, Span, unpack_vector,
 };
 
 use crate::architecture::Architecture;
@@ -220,7 +220,8 @@ impl Transformer {
             compute.rotate(rope, &mut s.keys, (kv_heads, shape.head_dim), &s.angles);
             write_pages(batch, layer_idx, &s.keys, &s.values, kv_heads);
             let spans = spans(batch);
-            compute.attention(shape, layer_idx, &s.queries, &spans, &mut s.attended);
+            let scoring = Scoring::scaled(shape.head_dim);
+            compute.attention(shape, scoring, layer_idx, &s.queries, &spans, &mut s.attended);
             let output = &layer.attention_output;
             compute.matmul_add(&s.attended, &output.weight, &mut s.residual);
             output.add_bias(&mut s.residual);
