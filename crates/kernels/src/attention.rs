@@ -10,7 +10,7 @@ use std::sync::Arc;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::float::exp;
+use crate::float::{exp, soft_cap};
 use crate::isa::stamped;
 use crate::{Activations, Compute, Isa};
 
@@ -49,6 +49,25 @@ impl AttentionShape {
 
     fn page_numbers(&self) -> usize {
         self.n_layers * self.n_kv_heads * 2 * self.side()
+    }
+}
+
+/// What one layer does with its scores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionLayer {
+    pub layer_idx: usize,
+    /// What a product of query and key is multiplied by: mostly `1 / sqrt(D)`.
+    pub scale: f32,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
+    /// How many tokens a query sees, its own among them; `None`: all before it.
+    pub window: Option<usize>,
+}
+
+impl AttentionLayer {
+    /// The first key that the query at `position` sees.
+    fn first_key(self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 }
 
@@ -314,8 +333,9 @@ struct PageVisit<'a> {
     keys: &'a [f32],
     /// (32, D)
     values: &'a [f32],
-    /// How many keys of the page each row may see.
-    n_visible: &'a [usize],
+    /// Which keys of the page each row may see: (first, end).
+    visible: &'a [[usize; 2]],
+    soft_cap: Option<f32>,
     running: &'a mut [Running],
     /// (R, D)
     out: &'a mut [f32],
@@ -327,11 +347,11 @@ stamped! {
         let head_dim = page.head_dim;
         let keys = page.keys.as_chunks::<PAGE_TOKENS>().0;
         let row_blocks = page.running.as_chunks_mut::<ROWS>().0.iter_mut()
-            .zip(page.n_visible.as_chunks::<ROWS>().0)
+            .zip(page.visible.as_chunks::<ROWS>().0)
             .zip(page.queries.chunks_exact(ROWS * head_dim))
             .zip(page.out.chunks_exact_mut(ROWS * head_dim));
-        for (((running, n_visible), queries), out) in row_blocks {
-            let end = n_visible[0].max(n_visible[1]).max(n_visible[2]).max(n_visible[3]);
+        for (((running, visible), queries), out) in row_blocks {
+            let end = visible[0][1].max(visible[1][1]).max(visible[2][1]).max(visible[3][1]);
             if end == 0 {
                 continue;
             }
@@ -347,9 +367,16 @@ stamped! {
             for row in 0..ROWS {
                 let running = &mut running[row];
                 let weights = &mut weights[row];
+                let [first, end] = visible[row];
+                if let Some(cap) = page.soft_cap {
+                    for weight in weights.iter_mut() {
+                        *weight = soft_cap(*weight, cap);
+                    }
+                }
                 let mut max = running.max;
                 for (slot, weight) in weights.iter_mut().enumerate() {
-                    *weight = if slot < n_visible[row] { *weight } else { f32::NEG_INFINITY };
+                    let is_visible = slot >= first && slot < end;
+                    *weight = if is_visible { *weight } else { f32::NEG_INFINITY };
                     max = if *weight > max { *weight } else { max };
                 }
                 if max > running.max {
@@ -361,7 +388,8 @@ stamped! {
                 for (slot, (weight, sum)) in
                     weights.iter_mut().zip(&mut running.sums).enumerate()
                 {
-                    *weight = if slot < n_visible[row] { exp(*weight - max) } else { 0.0 };
+                    let is_visible = slot >= first && slot < end;
+                    *weight = if is_visible { exp(*weight - max) } else { 0.0 };
                     *sum += *weight;
                 }
             }
@@ -401,17 +429,18 @@ stamped! {
 }
 
 impl Compute {
-    /// Causal attention of a batch of queries over their sequences' pages.
+    /// Causal attention of one layer: a batch of queries over their sequences' pages.
     ///
     /// # Shapes
     /// `queries`: (T, H, D); `out`: (T, H * D), resized here and quantised.
     ///
     /// # Numerics
-    /// Scores, softmax and sums in f32 over the stored keys and values; scores scaled by `1 / sqrt(D)`.
+    /// Scores, softmax and sums in f32 over the stored keys and values; weights that a window
+    /// hides are exactly 0, so pages outside it are not read.
     pub fn attention(
         &self,
         shape: AttentionShape,
-        layer_idx: usize,
+        layer: AttentionLayer,
         queries: &[f32],
         spans: &[Span<'_>],
         out: &mut Activations,
@@ -445,7 +474,7 @@ impl Compute {
         let rows = out.shared_rows();
         self.pool().run(blocks.len(), &|block_idx| {
             let (block, kv_head_idx) = blocks[block_idx];
-            let result = self.attend(shape, layer_idx, queries, block, kv_head_idx);
+            let result = self.attend(shape, layer, queries, block, kv_head_idx);
             let width = group * shape.head_dim;
             for (token_idx, result) in result.chunks_exact(width).take(block.n_rows).enumerate() {
                 // SAFETY: a kv head's columns of a row belong to the one task that has them.
@@ -462,7 +491,7 @@ impl Compute {
     fn attend(
         &self,
         shape: AttentionShape,
-        layer_idx: usize,
+        layer: AttentionLayer,
         queries: &[f32],
         block: Span<'_>,
         kv_head_idx: usize,
@@ -470,7 +499,6 @@ impl Compute {
         let head_dim = shape.head_dim;
         let group = shape.n_heads / shape.n_kv_heads;
         let n_rows = (block.n_rows * group).next_multiple_of(ROWS);
-        let scale = 1.0 / (head_dim as f32).sqrt();
 
         let mut scaled = vec![0.0; n_rows * head_dim];
         for token_idx in 0..block.n_rows {
@@ -480,27 +508,31 @@ impl Compute {
             for (scaled, query) in
                 scaled[token_idx * width..][..width].iter_mut().zip(&queries[from..][..width])
             {
-                *scaled = query * scale;
+                *scaled = query * layer.scale;
             }
         }
         let mut out = vec![0.0; n_rows * head_dim];
         let mut running = vec![Running { max: f32::MIN, sums: [0.0; PAGE_TOKENS] }; n_rows];
-        let mut n_visible = vec![0; n_rows];
+        let mut visible = vec![[0; 2]; n_rows];
         let mut keys = vec![0.0; shape.side()];
         let mut values = vec![0.0; shape.side()];
         let n_keys = block.position + block.n_rows;
-        for (page_idx, page) in block.pages[..n_keys.div_ceil(PAGE_TOKENS)].iter().enumerate() {
-            let first_key = page_idx * PAGE_TOKENS;
-            for (row, n_visible) in n_visible.iter_mut().take(block.n_rows * group).enumerate() {
+        let first_page = layer.first_key(block.position) / PAGE_TOKENS;
+        for page_idx in first_page..n_keys.div_ceil(PAGE_TOKENS) {
+            let page_start = page_idx * PAGE_TOKENS;
+            for (row, visible) in visible.iter_mut().take(block.n_rows * group).enumerate() {
                 let position = block.position + row / group;
-                *n_visible = (position + 1).saturating_sub(first_key).min(PAGE_TOKENS);
+                *visible = [layer.first_key(position), position + 1]
+                    .map(|key| key.saturating_sub(page_start).min(PAGE_TOKENS));
             }
-            page.read(self.isa(), (layer_idx, kv_head_idx), &mut keys, &mut values);
+            let page = &block.pages[page_idx];
+            page.read(self.isa(), (layer.layer_idx, kv_head_idx), &mut keys, &mut values);
             let visit = PageVisit {
                 queries: &scaled,
                 keys: &keys,
                 values: &values,
-                n_visible: &n_visible,
+                visible: &visible,
+                soft_cap: layer.soft_cap,
                 running: &mut running,
                 out: &mut out,
                 head_dim,
