@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod architectures;
 mod cache;
 mod draft;
 mod faults;
@@ -19,6 +20,7 @@ use rapport_engine::{
 };
 use rapport_kernels::{Compute, Isa, KvType};
 use rapport_model::Transformer;
+use rapport_model::gguf::Gguf;
 use rapport_types::Sampling;
 use support::{MODEL, engine, load, phase, request, sampled, scope, tokens};
 
