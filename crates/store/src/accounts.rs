@@ -37,7 +37,10 @@ impl FromStr for UserRole {
     type Err = InvalidRole;
 
     fn from_str(name: &str) -> Result<Self, InvalidRole> {
-        [Self::Admin, Self::Member].into_iter().find(|role| role.as_str() == name).ok_or(InvalidRole)
+        [Self::Admin, Self::Member]
+            .into_iter()
+            .find(|role| role.as_str() == name)
+            .ok_or(InvalidRole)
     }
 }
 
@@ -75,7 +78,6 @@ pub struct SignInIdentity<'a> {
     pub issuer: &'a str,
     pub subject: &'a str,
 }
-
 
 macro_rules! select_user {
     ($rest:literal) => {
@@ -128,7 +130,8 @@ impl Store {
     /// # Errors
     /// [`Error::Conflict`] when this would leave nobody in charge.
     pub async fn set_role(&self, id: UserId, role: UserRole) -> Result<(), Error> {
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.begin_about_admins().await?;
+        let n_before = count_admins(&mut transaction).await?;
         change_user(
             sqlx::query("UPDATE users SET role = $1 WHERE id = $2")
                 .bind(role.as_str())
@@ -136,7 +139,7 @@ impl Store {
             &mut transaction,
         )
         .await?;
-        require_an_admin(&mut transaction).await?;
+        require_an_admin(&mut transaction, n_before).await?;
         Ok(transaction.commit().await?)
     }
 
@@ -174,7 +177,8 @@ impl Store {
     /// # Errors
     /// [`Error::Conflict`] when this would leave nobody in charge.
     pub async fn disable_user(&self, id: UserId, now: UnixMs) -> Result<(), Error> {
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.begin_about_admins().await?;
+        let n_before = count_admins(&mut transaction).await?;
         change_user(
             sqlx::query(
                 "UPDATE users SET disabled_at_ms = COALESCE(disabled_at_ms, $1) WHERE id = $2",
@@ -184,7 +188,7 @@ impl Store {
             &mut transaction,
         )
         .await?;
-        require_an_admin(&mut transaction).await?;
+        require_an_admin(&mut transaction, n_before).await?;
         delete_sessions(&mut transaction, id).await?;
         Ok(transaction.commit().await?)
     }
@@ -280,12 +284,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] when the link is unknown, used or expired; [`Error::Conflict`] when the
     /// name is taken, in which case the link still works.
-    pub async fn join(
-        &self,
-        secret: &str,
-        new: NewUser<'_>,
-        now: UnixMs,
-    ) -> Result<User, Error> {
+    pub async fn join(&self, secret: &str, new: NewUser<'_>, now: UnixMs) -> Result<User, Error> {
         let password_hash = self.hash_maybe(new.password).await?;
         let mut transaction = self.begin().await?;
         let row = use_link(&mut transaction, secret, now).await?;
@@ -373,6 +372,14 @@ impl Store {
         row.as_ref().map(read_user).transpose()
     }
 
+    /// Begins a change of who is in charge: such changes follow one another, so that two admins who
+    /// demote each other cannot both succeed.
+    pub(crate) async fn begin_about_admins(&self) -> Result<Transaction<'static, Any>, Error> {
+        let mut transaction = self.begin().await?;
+        sqlx::query(self.dialect.lock_everything()).execute(&mut *transaction).await?;
+        Ok(transaction)
+    }
+
     async fn hash_maybe(&self, password: Option<&str>) -> Result<Option<String>, Error> {
         match password {
             Some(password) => self.passwords.hash(password).await.map(Some),
@@ -421,19 +428,30 @@ async fn change_user(
     }
 }
 
-async fn require_an_admin(transaction: &mut Transaction<'_, Any>) -> Result<(), Error> {
-    let row = sqlx::query(
+pub(crate) async fn count_admins(transaction: &mut Transaction<'_, Any>) -> Result<i64, Error> {
+    sqlx::query(
         "SELECT COUNT(*) AS n_admins FROM users WHERE role = 'admin' AND disabled_at_ms IS NULL",
     )
     .fetch_one(&mut **transaction)
-    .await?;
-    if row.int("n_admins")? == 0 {
+    .await?
+    .int("n_admins")
+}
+
+/// Refuses a change that took the last one of `n_before` admins.
+pub(crate) async fn require_an_admin(
+    transaction: &mut Transaction<'_, Any>,
+    n_before: i64,
+) -> Result<(), Error> {
+    if n_before > 0 && count_admins(transaction).await? == 0 {
         return Err(Error::Conflict { what: USER, problem: "nobody would be left in charge" });
     }
     Ok(())
 }
 
-async fn delete_sessions(transaction: &mut Transaction<'_, Any>, user: UserId) -> Result<(), Error> {
+async fn delete_sessions(
+    transaction: &mut Transaction<'_, Any>,
+    user: UserId,
+) -> Result<(), Error> {
     sqlx::query("DELETE FROM sessions WHERE user_id = $1")
         .bind(user.to_string())
         .execute(&mut **transaction)

@@ -137,8 +137,19 @@ impl Dialect {
         }
     }
 
-    /// Makes servers that start together migrate one after the other; ends with the transaction.
-    pub(crate) fn lock_schema(self) -> &'static str {
+    /// Reads an owner's conversation so that its writers follow one another.
+    pub(crate) fn lock_conversation(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SELECT id FROM conversations WHERE id = $1 AND owner_id = $2",
+            Self::Postgres => {
+                "SELECT id FROM conversations WHERE id = $1 AND owner_id = $2 FOR NO KEY UPDATE"
+            }
+        }
+    }
+
+    /// Makes the transactions that ask for it follow one another: migrations of servers that start
+    /// together, and changes of who is in charge.
+    pub(crate) fn lock_everything(self) -> &'static str {
         match self {
             Self::Sqlite => "SELECT 1",
             // The number only has to be ours: "rapport" in ASCII.
@@ -147,17 +158,22 @@ impl Dialect {
     }
 }
 
-/// The file holds people's conversations: only its owner may read it. The log files beside it
-/// take its permissions.
+/// Makes the file unless it is there.
 fn make_private_file(path: &Path) -> std::io::Result<()> {
+    match make_new_private_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a file that holds people's conversations: only its owner may read it. SQLite gives the
+/// log files beside it the same permissions.
+pub(crate) fn make_new_private_file(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map(drop),
-    }
+    options.open(path).map(drop)
 }
 
 /// An absolute path as a URL: whatever has a meaning there is escaped.
@@ -191,5 +207,26 @@ mod tests {
     #[test]
     fn a_path_is_escaped() {
         assert_eq!(sqlite_url(Path::new("/a b/?#%.db")), "sqlite:///a%20b/%3F%23%25.db");
+    }
+
+    #[tokio::test]
+    async fn every_sqlite_connection_waits_for_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b?#%.db");
+        let (dialect, pools) = Dialect::connect(&Location::Sqlite(path.clone())).await.unwrap();
+        assert_eq!(dialect, Dialect::Sqlite);
+        for pool in [&pools.read, &pools.write] {
+            for (pragma, expected) in
+                [("synchronous", 2), ("foreign_keys", 1), ("secure_delete", 1)]
+            {
+                let statement = sqlx::AssertSqlSafe(format!("PRAGMA {pragma}"));
+                let found: i64 = sqlx::query_scalar(statement).fetch_one(pool).await.unwrap();
+                assert_eq!(found, expected, "{pragma}");
+            }
+            let mode: String =
+                sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await.unwrap();
+            assert_eq!(mode, "wal");
+        }
+        assert!(path.exists());
     }
 }

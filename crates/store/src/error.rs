@@ -45,6 +45,10 @@ impl From<sqlx::Error> for Error {
             {
                 Self::Unavailable { source: error.into() }
             }
+            // What a row refers to has gone meanwhile, or never was.
+            sqlx::Error::Database(refusal) if refusal.is_foreign_key_violation() => {
+                Self::NotFound { what: "row to refer to" }
+            }
             _ => Self::Database { source: error.into() },
         }
     }
@@ -68,9 +72,8 @@ fn is_passing(code: &str) -> bool {
         // connection, rollback (deadlock), resources, intervention (shutdown), system
         return ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class));
     }
-    code.parse().is_ok_and(|code: u32| {
-        [BUSY, LOCKED, READ_ONLY, IO_ERROR, FULL].contains(&(code & 0xff))
-    })
+    code.parse()
+        .is_ok_and(|code: u32| [BUSY, LOCKED, READ_ONLY, IO_ERROR, FULL].contains(&(code & 0xff)))
 }
 
 #[cfg(test)]

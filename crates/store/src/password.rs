@@ -34,7 +34,8 @@ impl Passwords {
         self.work(move || {
             let salt: [u8; 16] = random_bytes();
             let hash = hasher().hash_password_with_salt(password.as_bytes(), &salt);
-            hash.map(|hash| hash.to_string()).map_err(|source| Error::Database { source: source.to_string().into() })
+            hash.map(|hash| hash.to_string())
+                .map_err(|source| Error::Database { source: source.to_string().into() })
         })
         .await?
     }
@@ -56,7 +57,8 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| Error::Unavailable { source };
+        let unavailable =
+            |source: Box<dyn std::error::Error + Send + Sync>| Error::Unavailable { source };
         let _turn = self.turns.acquire().await.map_err(|source| unavailable(source.into()))?;
         spawn_blocking(work).await.map_err(|source| unavailable(source.into()))
     }

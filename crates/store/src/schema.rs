@@ -19,8 +19,21 @@ const VERSIONS_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_versions (
 
 /// Every table in an order in which rows can be inserted.
 pub(crate) const TABLES: &[&str] = &[
-    "users", "identities", "sessions", "links", "api_keys", "conversations", "messages", "shares",
-    "responses", "deferred", "feedback", "styles", "ledger", "reservations", "events",
+    "users",
+    "identities",
+    "sessions",
+    "links",
+    "api_keys",
+    "conversations",
+    "messages",
+    "shares",
+    "responses",
+    "deferred",
+    "feedback",
+    "styles",
+    "ledger",
+    "reservations",
+    "events",
 ];
 
 /// Brings the database to [`VERSION`]; returns how many migrations that took.
@@ -28,7 +41,7 @@ pub(crate) async fn migrate(pool: &AnyPool, dialect: Dialect, now: UnixMs) -> Re
     let mut n_applied = 0;
     loop {
         let mut transaction = pool.begin_with(dialect.begin_write()).await?;
-        sqlx::query(dialect.lock_schema()).execute(&mut *transaction).await?;
+        sqlx::query(dialect.lock_everything()).execute(&mut *transaction).await?;
         sqlx::raw_sql(VERSIONS_TABLE).execute(&mut *transaction).await?;
         let found = sqlx::query("SELECT COALESCE(MAX(version), 0) AS version FROM schema_versions")
             .fetch_one(&mut *transaction)

@@ -43,7 +43,11 @@ pub(crate) fn hash(secret: &str) -> String {
 /// many more.
 pub(crate) fn hint(secret: &str) -> String {
     let characters: Vec<char> = secret.chars().collect();
-    if characters.len() < 16 { String::new() } else { characters[characters.len() - 4..].iter().collect() }
+    if characters.len() < 16 {
+        String::new()
+    } else {
+        characters[characters.len() - 4..].iter().collect()
+    }
 }
 
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
