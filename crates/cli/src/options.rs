@@ -1,11 +1,12 @@
 //! Every flag of every command.
 
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rapport_kernels::{Compute, Isa};
-use rapport_types::{Mode, ThinkingBudget};
+use rapport_types::{Mode, OutputFormat, ThinkingBudget};
 
 use crate::pull::DEFAULT_MODEL;
 use rapport_cli::chat::Settings;
@@ -84,6 +85,8 @@ pub(crate) struct ChatCommand {
     /// The longest answer
     #[arg(long, default_value_t = Settings::DEFAULT_MAX_TOKENS)]
     pub(crate) max_tokens: NonZeroU32,
+    #[command(flatten)]
+    pub(crate) format: FormatOptions,
     /// From a pipe: each line is a turn, instead of all of it one message
     #[arg(long)]
     pub(crate) lines: bool,
@@ -95,6 +98,34 @@ pub(crate) struct ChatCommand {
     pub(crate) load: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) compute: ComputeOptions,
+}
+
+/// What every answer must look like; a thought before it stays free.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct FormatOptions {
+    /// Answer in JSON that the schema in this file describes
+    #[arg(long, value_name = "FILE")]
+    json_schema: Option<PathBuf>,
+    /// Answer in text that this regular expression matches as a whole
+    #[arg(long)]
+    regex: Option<String>,
+    /// Answer in text of the Lark grammar in this file
+    #[arg(long, value_name = "FILE")]
+    grammar: Option<PathBuf>,
+}
+
+impl FormatOptions {
+    pub(crate) fn read(&self) -> anyhow::Result<OutputFormat> {
+        let read =
+            |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+        Ok(match self {
+            Self { json_schema: Some(path), .. } => OutputFormat::JsonSchema(read(path)?),
+            Self { regex: Some(regex), .. } => OutputFormat::Regex(regex.clone()),
+            Self { grammar: Some(path), .. } => OutputFormat::Lark(read(path)?),
+            _ => OutputFormat::Text,
+        })
+    }
 }
 
 #[derive(Debug, Args)]

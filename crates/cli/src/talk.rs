@@ -57,6 +57,7 @@ pub(crate) fn run(options: ChatCommand, home: &Path) -> anyhow::Result<ExitCode>
     settings.mode = options.mode;
     settings.thinking_budget = options.budget;
     settings.max_tokens = options.max_tokens;
+    settings.format = options.format.read()?;
 
     let path = pull::resolve(&options.model, home)?;
     let model = LocalModel::load(&path, options.compute.compute(), DEFAULT_KV_TOKENS)?;

@@ -8,7 +8,7 @@ use rapport_cli::chat::{
     Settings, Streams, SwitchModelError, Terminal, ThoughtView,
 };
 use rapport_testkit::{Script, ScriptedEngine};
-use rapport_types::{Generate, GenerateError, SamplingDraft};
+use rapport_types::{Generate, GenerateError, OutputFormat, SamplingDraft};
 
 struct OneModel(ScriptedEngine);
 
@@ -253,6 +253,24 @@ fn a_conversation_goes_on_from_a_file() {
     });
     let ran = run(options, PIPES, b"3", engine);
     assert_eq!((ran.output.as_str(), ran.status), ("3\n", ExitStatus::Success));
+}
+
+#[test]
+fn a_cut_answer_names_the_flag_and_fails_where_it_breaks_its_format() {
+    let cut = |format| {
+        let mut settings = options().settings;
+        settings.max_tokens = NonZeroU32::MIN;
+        settings.format = format;
+        let options = ChatOptions { settings, details: Details::Verbose, ..options() };
+        let engine = ScriptedEngine::answering(|_| Script::new().text("{").text("}"));
+        run(options, PIPES, b"json, please", engine)
+    };
+    let free = cut(OutputFormat::Text);
+    assert_eq!((free.output.as_str(), free.status), ("{\n", ExitStatus::Success));
+    assert!(free.errors.contains("--max-tokens N allows more"), "{}", free.errors);
+    let formed = cut(OutputFormat::JsonObject);
+    assert_eq!((formed.output.as_str(), formed.status), ("{\n", ExitStatus::Failure));
+    assert!(formed.errors.contains("does not fill its format"), "{}", formed.errors);
 }
 
 #[test]

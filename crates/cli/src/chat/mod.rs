@@ -33,7 +33,7 @@ use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use rapport_types::{
-    Control, Event, EventSink, FinishReason, Generate, GenerateError, Outcome, Reader,
+    Control, Event, EventSink, FinishReason, Generate, GenerateError, Outcome, OutputFormat, Reader,
 };
 
 use command::{Command, Input, SystemChange};
@@ -160,6 +160,10 @@ pub fn run(
         } else {
             AfterError::Leave
         },
+        commands: match (terminal.input, options.pipe_input) {
+            (InputKind::Pipe, PipeInput::Whole) => Commands::None,
+            _ => Commands::Read,
+        },
         home: options.home,
         clock: Box::new(move || began.elapsed()),
         backend,
@@ -191,6 +195,7 @@ struct Chat<'a> {
     backend: &'a mut dyn Backend,
     interrupts: &'a Interrupts,
     after_error: AfterError,
+    commands: Commands,
     home: Option<PathBuf>,
     /// Time since the chat began.
     clock: Box<dyn Fn() -> Duration + 'a>,
@@ -201,6 +206,14 @@ struct Chat<'a> {
 enum AfterError {
     GoOn,
     Leave,
+}
+
+/// Whether lines that start with a slash are commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Commands {
+    Read,
+    /// The whole input is one message.
+    None,
 }
 
 /// What the reply's loop waits for.
@@ -288,7 +301,7 @@ impl Chat<'_> {
         ))
     }
 
-    fn failed(&mut self, error: &dyn std::error::Error, status: ExitStatus) -> Result<(), Leave> {
+    fn failed(&mut self, error: &dyn std::fmt::Display, status: ExitStatus) -> Result<(), Leave> {
         self.screen.error(&error.to_string())?;
         match self.after_error {
             AfterError::GoOn => Ok(()),
@@ -596,13 +609,23 @@ impl Chat<'_> {
             _ if is_empty => Ok(self.screen.note("the reply is empty: /regen tries again")?),
             FinishReason::Length if n_answer_tokens >= max_tokens.get() => {
                 let tokens = count(max_tokens.get() as usize, "token");
-                Ok(self.screen.note(&format!("cut at {tokens}: /set max_tokens N allows more"))?)
+                let more = match self.commands {
+                    Commands::Read => "/set max_tokens N",
+                    Commands::None => "--max-tokens N",
+                };
+                self.cut(&format!("cut at {tokens}: {more} allows more"))
             }
-            FinishReason::Length => {
-                Ok(self.screen.note("cut: the conversation fills the model's context")?)
-            }
+            FinishReason::Length => self.cut("cut: the conversation fills the model's context"),
             FinishReason::Stop => Ok(()),
         }
+    }
+
+    /// The limit ended a reply: text reads on as far as it goes, half a JSON object is none.
+    fn cut(&mut self, note: &str) -> Result<(), Leave> {
+        if self.session.settings.format == OutputFormat::Text {
+            return Ok(self.screen.note(note)?);
+        }
+        self.failed(&format!("the answer does not fill its format; {note}"), ExitStatus::Failure)
     }
 
     /// Ctrl-C ended a reply: a person goes on, a program does not.

@@ -200,7 +200,7 @@ impl Session {
             sampling: self.settings.sampling.clone(),
             max_tokens: self.settings.max_tokens.get(),
             stop: self.settings.stop.clone(),
-            format: rapport_types::OutputFormat::Text,
+            format: self.settings.format.clone(),
         }
     }
 

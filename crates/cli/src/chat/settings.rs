@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use rapport_types::{Mode, Sampling, SamplingDraft, ThinkingBudget};
+use rapport_types::{Mode, OutputFormat, Sampling, SamplingDraft, ThinkingBudget};
 
 /// How replies are asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,8 @@ pub struct Settings {
     pub max_tokens: NonZeroU32,
     /// An answer ends before any of these.
     pub stop: Vec<String>,
+    /// What every answer must look like.
+    pub format: OutputFormat,
 }
 
 impl Settings {
@@ -30,6 +32,7 @@ impl Settings {
             sampling,
             max_tokens: Self::DEFAULT_MAX_TOKENS,
             stop: Vec::new(),
+            format: OutputFormat::Text,
         }
     }
 

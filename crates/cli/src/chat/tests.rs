@@ -121,6 +121,7 @@ impl Scene {
             backend: &mut self.models,
             interrupts: &self.interrupts,
             after_error: AfterError::GoOn,
+            commands: Commands::Read,
             home: self.home.clone(),
             clock: Box::new(move || {
                 Duration::from_millis(400 * looks.fetch_add(1, Ordering::Relaxed))
