@@ -7,8 +7,8 @@ use std::num::NonZeroUsize;
 use rapport_kernels::{Compute, Isa};
 use rapport_local::LocalModel;
 use rapport_types::{
-    Event, FinishReason, Generate, GenerateError, Message, Mode, ModeChoice, Outcome, OutputFormat,
-    Request, Role, Sampling, SamplingDraft, ThinkingBudget, reply,
+    Caller, Event, FinishReason, Generate, GenerateError, Message, Mode, ModeChoice, Outcome,
+    OutputFormat, Request, Role, Sampling, SamplingDraft, ThinkingBudget, reply,
 };
 
 fn load(isa: Isa, n_threads: usize, kv_tokens: usize) -> LocalModel {
@@ -29,6 +29,7 @@ fn request(text: &str, mode: Mode) -> Request {
         max_tokens: 24,
         stop: Vec::new(),
         format: OutputFormat::Text,
+        caller: Caller::default(),
     }
 }
 

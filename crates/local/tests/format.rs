@@ -7,8 +7,8 @@ use std::num::NonZeroUsize;
 use rapport_kernels::{Compute, Isa};
 use rapport_local::LocalModel;
 use rapport_types::{
-    Event, FinishReason, FormatError, FormatKind, Generate, GenerateError, LogitBias, Message,
-    Mode, Outcome, OutputFormat, Request, SamplingDraft, ThinkingBudget, reply,
+    Caller, Event, FinishReason, FormatError, FormatKind, Generate, GenerateError, LogitBias,
+    Message, Mode, Outcome, OutputFormat, Request, SamplingDraft, ThinkingBudget, reply,
 };
 use serde_json::{Value, json};
 
@@ -37,6 +37,7 @@ fn request(text: &str, format: OutputFormat, draft: SamplingDraft) -> Request {
         max_tokens: 96,
         stop: Vec::new(),
         format,
+        caller: Caller::default(),
     }
 }
 

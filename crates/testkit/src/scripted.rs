@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use rapport_types::{
-    BuildId, Control, Event, EventSink, FinishReason, Generate, GenerateError, Message, Mode,
-    ModeChoice, ModelInfo, Outcome, Reader, Request, Timings, Usage,
+    BuildId, Caller, Control, Event, EventSink, FinishReason, Generate, GenerateError, Message,
+    Mode, ModeChoice, ModelInfo, Outcome, Reader, Request, Timings, Usage,
 };
 
 /// How often a waiting script looks whether it was asked for what it waits for.
@@ -347,6 +347,7 @@ mod tests {
             max_tokens: 8,
             stop: Vec::new(),
             format: OutputFormat::Text,
+            caller: Caller::default(),
         }
     }
 

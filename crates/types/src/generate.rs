@@ -57,6 +57,19 @@ pub struct Request {
     pub stop: Vec<String>,
     /// What the answer must look like; nothing else is ever written.
     pub format: OutputFormat,
+    pub caller: Caller,
+}
+
+/// Who asks: what an engine shares its time fairly between, and whose computation it may reuse.
+///
+/// The default is the one person at this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// A keyed hash of the account. Requests with one key share cached computation and one fair
+    /// share of the engine; different keys share nothing and cannot time each other.
+    pub key: [u8; 32],
+    /// Higher goes first; within a priority callers share fairly.
+    pub priority: i8,
 }
 
 /// Steers a reply that is being made. Cloneable and usable from any thread, a signal handler's

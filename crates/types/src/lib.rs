@@ -19,8 +19,8 @@ mod sampling;
 pub use build::BuildId;
 pub use format::{FormatError, FormatKind, OutputFormat};
 pub use generate::{
-    Control, Event, EventSink, FinishReason, Generate, GenerateError, ModelInfo, Outcome, Reader,
-    Reply, Request, Timings, TokenLogprob, TopLogprob, Usage, reply,
+    Caller, Control, Event, EventSink, FinishReason, Generate, GenerateError, ModelInfo, Outcome,
+    Reader, Reply, Request, Timings, TokenLogprob, TopLogprob, Usage, reply,
 };
 pub use message::{Message, Role};
 pub use mode::{InvalidMode, InvalidThinkingBudget, Mode, ModeChoice, ThinkingBudget};

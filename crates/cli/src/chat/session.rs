@@ -10,7 +10,7 @@
 //!
 //! Start reading at [`Session::ask`].
 
-use rapport_types::{FinishReason, Message, ModeChoice, Outcome, Request, Role, Usage};
+use rapport_types::{Caller, FinishReason, Message, ModeChoice, Outcome, Request, Role, Usage};
 
 use super::settings::Settings;
 
@@ -201,6 +201,7 @@ impl Session {
             max_tokens: self.settings.max_tokens.get(),
             stop: self.settings.stop.clone(),
             format: self.settings.format.clone(),
+            caller: Caller::default(),
         }
     }
 
