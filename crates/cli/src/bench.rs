@@ -37,8 +37,8 @@ pub(crate) fn run(options: &BenchOptions, home: &Path, out: &mut impl Write) -> 
     let median = rates[rates.len() / 2];
     let bandwidth = machine::read_bandwidth(compute.pool());
     let bytes_per_token = match options.kind {
-        BenchKind::Decode => model.bytes_per_pass() as f64,
-        BenchKind::Prefill => model.bytes_per_pass() as f64 / n_tokens as f64,
+        BenchKind::Decode => model.bytes_per_pass(1) as f64,
+        BenchKind::Prefill => model.bytes_per_pass(n_tokens) as f64 / n_tokens as f64,
     };
     let ceiling = bandwidth / bytes_per_token;
     let kind = match options.kind {

@@ -7,14 +7,29 @@
 //! A reply is a list of [`Phase`]s: an optional thought, then the answer. That is all the engine
 //! knows of modes.
 //!
+//! Whatever the schedule, a request's tokens are the same: batched or alone, prompt in chunks or
+//! whole, from cached pages or cold, preempted or not, guessed ahead or not.
+//!
+//! Start reading at `engine.rs`, the schedule; then `sequence.rs` for one reply, `prefix.rs` and
+//! `disk.rs` for what is kept of it, `users.rs` for fairness, `draft.rs` for guessing ahead.
+//!
 //! What is not here: text, HTTP, SQL, async, time.
 
+mod disk;
+mod draft;
 mod engine;
 mod pages;
+mod prefix;
+mod request;
 mod sampler;
+mod sequence;
+mod users;
 
-pub use engine::{
-    Constraint, Ending, Engine, EngineConfig, EngineEvent, EngineRequest, Phase, SequenceId,
-    SubmitError,
+pub use disk::{DiskConfig, DiskError, DiskProblem, DiskReport, DiskStatistics};
+pub use engine::{DraftError, Engine, EngineConfig, EngineStatistics, PageCounts};
+pub use prefix::{CacheKey, CacheScope, SharedPrefix};
+pub use request::{
+    CachedTokens, Constraint, Ending, EngineEvent, EngineRequest, Failure, Phase, SequenceId,
+    SubmitError, UserKey,
 };
 pub use sampler::{Choice, Sampler};

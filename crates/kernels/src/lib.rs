@@ -20,19 +20,23 @@ pub mod quantize;
 mod activations;
 mod attention;
 mod compute;
+mod experts;
 mod float;
 mod isa;
 mod matmul;
 mod packed;
 mod pool;
+mod router;
 mod shared_slice;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use activations::Activations;
-pub use attention::{AttentionShape, KvPage, KvType, PAGE_TOKENS, Span};
+pub use attention::{AttentionLayer, AttentionShape, KvPage, KvType, PAGE_TOKENS, Span};
 pub use compute::Compute;
-pub use float::{Rope, RopeScaling};
+pub use experts::{ExpertRows, PackedExperts};
+pub use float::{Activation, Rope, RopePairs, RopeScaling, RopeShape};
 pub use isa::{InvalidIsa, Isa};
 pub use packed::{Layout, PANEL_COLS, PackError, PackedMatrix, TILE_ROWS, unpack_vector};
 pub use pool::ThreadPool;
+pub use router::{Gating, Router, Routes};

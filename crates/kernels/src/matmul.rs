@@ -5,6 +5,8 @@
 //! `sum * (scale * token scale)` added with one rounding, then the group's offset likewise. The
 //! vector kernels compute 16 rows at once in just this order, so they return the same bits.
 
+use std::ops::Range;
+
 use crate::activations::Activations;
 use crate::packed::{
     Layout, PANEL_COLS, PackedMatrix, TILE_ROWS, float_weight, panel_code, panel_group,
@@ -154,25 +156,36 @@ impl Compute {
         let n_tiles: usize = jobs.iter().map(|job| job.weights.n_tiles()).sum();
         let chunk_tiles = chunk_tiles(self.pool(), n_tiles);
         self.pool().run(n_tiles.div_ceil(chunk_tiles), &|chunk_idx| {
-            let mut sums = [[0.0; TILE_ROWS]; MAX_TILE_TOKENS];
             let end = n_tiles.min((chunk_idx + 1) * chunk_tiles);
             for flat_idx in chunk_idx * chunk_tiles..end {
                 let (job, tile_idx) = find_tile(&jobs, flat_idx);
                 let n_rows = job.weights.n_rows();
                 let first_row = tile_idx * TILE_ROWS;
                 let n_lanes = TILE_ROWS.min(n_rows - first_row);
-                let tile = job.weights.tile(tile_idx);
-                for first in (0..n_tokens).step_by(MAX_TILE_TOKENS) {
-                    let n = MAX_TILE_TOKENS.min(n_tokens - first);
-                    kernel(job.weights.layout(), tile, x.block(first, n), &mut sums[..n]);
-                    for (token_idx, sums) in (first..).zip(&sums[..n]) {
-                        // SAFETY: a tile's rows of a token belong to the one task that has the tile.
-                        let out = unsafe { job.out.take(token_idx * n_rows + first_row, n_lanes) };
-                        store(out, &sums[..n_lanes]);
-                    }
-                }
+                let tile = (job.weights.layout(), job.weights.tile(tile_idx));
+                for_each_token(kernel, tile, x, 0..n_tokens, |token_idx, sums| {
+                    // SAFETY: a tile's rows of a token belong to the one task that has the tile.
+                    let out = unsafe { job.out.take(token_idx * n_rows + first_row, n_lanes) };
+                    store(out, &sums[..n_lanes]);
+                });
             }
         });
+    }
+}
+
+/// Computes one tile for a range of tokens and hands each token's 16 sums to `store`.
+pub(crate) fn for_each_token(
+    kernel: TileKernel,
+    (layout, tile): (Layout, &[u8]),
+    x: &Activations,
+    tokens: Range<usize>,
+    mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
+) {
+    let mut sums = [[0.0; TILE_ROWS]; MAX_TILE_TOKENS];
+    for first in tokens.clone().step_by(MAX_TILE_TOKENS) {
+        let n = MAX_TILE_TOKENS.min(tokens.end - first);
+        kernel(layout, tile, x.block(first, n), &mut sums[..n]);
+        (first..).zip(&sums[..n]).for_each(|(token_idx, sums)| store(token_idx, sums));
     }
 }
 
@@ -193,6 +206,6 @@ fn find_tile<'a, 'b>(jobs: &'b [Job<'a>], mut flat_idx: usize) -> (&'b Job<'a>, 
 
 /// Tiles a thread takes at once: enough pieces that a slow thread does not hold up the others, few
 /// enough that taking one costs nothing.
-fn chunk_tiles(pool: &ThreadPool, n_tiles: usize) -> usize {
+pub(crate) fn chunk_tiles(pool: &ThreadPool, n_tiles: usize) -> usize {
     n_tiles.div_ceil(pool.n_threads() * 8).max(1)
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rapport_kernels::blocks::{BlockType, dequantize_row};
 use rapport_kernels::{
-    Activations, AttentionShape, Compute, Isa, KvPage, KvType, PAGE_TOKENS, PackedMatrix, Span,
+    Activation, Activations, AttentionLayer, AttentionShape, Compute, ExpertRows, Gating, Isa,
+    KvPage, KvType, PAGE_TOKENS, PackedExperts, PackedMatrix, Router, Routes, Span,
 };
 
 fn computes() -> Vec<Compute> {
@@ -150,9 +151,13 @@ proptest! {
         head_dim in prop::sample::select(vec![8_usize, 16, 24, 64]),
         n_tokens in 1..80_usize,
         cut in 0..80_usize,
+        window in prop::option::of(1..90_usize),
+        soft_cap in prop::option::of(0.5..30.0_f32),
         seed: u64,
     ) {
         let n_heads = n_kv_heads * group;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let layer = AttentionLayer { layer_idx: 0, scale, soft_cap, window };
         let shape = AttentionShape { n_layers: 1, n_heads, n_kv_heads, head_dim };
         let mut random = Random(seed | 1);
         let mut numbers = |n: usize| (0..n).map(|_| random.float() * 2.0).collect::<Vec<f32>>();
@@ -182,7 +187,7 @@ proptest! {
                 let width = n_heads * head_dim;
                 let mut out = Activations::default();
                 compute.attention(
-                    shape, 0, &queries[pair[0] * width..pair[1] * width], &[span], &mut out,
+                    shape, layer, &queries[pair[0] * width..pair[1] * width], &[span], &mut out,
                 );
                 for row_idx in 0..span.n_rows {
                     result.extend_from_slice(out.row(row_idx));
@@ -205,21 +210,91 @@ proptest! {
                 let kv = |side: &[f32], key_idx: usize, dim: usize| {
                     round(side[key_idx * width + head_idx / group * head_dim + dim])
                 };
-                let scores: Vec<f64> = (0..=token_idx).map(|key_idx| {
-                    query.iter().enumerate()
+                let first = window.map_or(0, |window| (token_idx + 1).saturating_sub(window));
+                let scores: Vec<f64> = (first..=token_idx).map(|key_idx| {
+                    let score = query.iter().enumerate()
                         .map(|(dim, q)| f64::from(*q) * kv(&keys, key_idx, dim)).sum::<f64>()
-                        / (head_dim as f64).sqrt()
+                        / (head_dim as f64).sqrt();
+                    let Some(cap) = soft_cap else { return score };
+                    (score / f64::from(cap)).tanh() * f64::from(cap)
                 }).collect();
                 let max = scores.iter().copied().fold(f64::MIN, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                 let sum: f64 = weights.iter().sum();
                 for dim in 0..head_dim {
                     let exact: f64 = weights.iter().enumerate()
-                        .map(|(key_idx, w)| w / sum * kv(&values, key_idx, dim)).sum();
+                        .map(|(idx, w)| w / sum * kv(&values, first + idx, dim)).sum();
                     let got = f64::from(whole[(token_idx * n_heads + head_idx) * head_dim + dim]);
                     prop_assert!((got - exact).abs() < 2e-5, "{got} for {exact}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn experts_give_what_each_gives_alone(
+        block_type in prop::sample::select(vec![BlockType::F32, BlockType::Q8_0, BlockType::Q4K]),
+        n_experts in 1..6_usize,
+        n_rows in 1..40_usize,
+        n_tokens in 1..12_usize,
+        n_active in 1..4_usize,
+        seed: u64,
+    ) {
+        let n_cols = 256;
+        let n_active = n_active.min(n_experts);
+        let bytes = random_matrix(block_type, n_experts * n_rows, n_cols, seed);
+        let expert_bytes = bytes.len() / n_experts;
+        let mut random = Random(seed | 1);
+        let logits: Vec<f32> = (0..n_tokens * n_experts).map(|_| random.float() * 3.0).collect();
+        let router = Router { gating: Gating::Softmax, n_active, renormalise: true };
+        let mut reference = None;
+        for compute in computes() {
+            let x = activations(&compute, n_tokens, n_cols, seed);
+            let shape = (n_experts, n_rows, n_cols);
+            let experts = PackedExperts::pack(compute.pool(), block_type, shape, &bytes).unwrap();
+            let mixture = |x: &Activations, logits: &[f32]| {
+                let (mut routes, mut rows) = (Routes::default(), ExpertRows::default());
+                compute.route(router, &mut logits.to_vec(), n_experts, &mut routes);
+                rows.sort(&routes, n_experts);
+                let mut gathered = Activations::default();
+                compute.gather_experts(x, &rows, &mut gathered);
+                let mut outputs = vec![0.0; rows.n_rows() * n_rows];
+                compute.expert_matmul(&gathered, &rows, &mut [(&experts, &mut outputs)]);
+                if x.n_rows() == 1 {
+                    let mut shared = vec![0.0; outputs.len()];
+                    compute.expert_matmul(x, &rows, &mut [(&experts, &mut shared)]);
+                    assert_eq!(bits(&shared), bits(&outputs));
+                }
+                assert_eq!(rows.loads().map(|(_, n)| n).sum::<usize>(), rows.n_rows());
+                let mut out = vec![0.0; x.n_rows() * n_rows];
+                compute.add_experts(&routes, &rows, &outputs, &mut out);
+                (routes, out)
+            };
+            let (routes, batch) = mixture(&x, &logits);
+            for token_idx in 0..n_tokens {
+                let mut alone = Activations::default();
+                alone.resize(1, n_cols);
+                alone.row_mut(0).copy_from_slice(x.row(token_idx));
+                compute.quantize(&mut alone);
+                let (_, got) = mixture(&alone, &logits[token_idx * n_experts..][..n_experts]);
+                prop_assert_eq!(bits(&got), bits(&batch[token_idx * n_rows..][..n_rows]));
+
+                // One matrix after another, by the plain product.
+                let mut expected = vec![0.0_f32; n_rows];
+                for (expert_idx, weight) in routes.token(token_idx) {
+                    let bytes = &bytes[expert_idx * expert_bytes..][..expert_bytes];
+                    let shape = (n_rows, n_cols);
+                    let matrix =
+                        PackedMatrix::pack(compute.pool(), block_type, shape, bytes).unwrap();
+                    let mut out = vec![0.0; n_rows];
+                    compute.matmul(&alone, &mut [(&matrix, &mut out)]);
+                    for (sum, value) in expected.iter_mut().zip(out) {
+                        *sum = weight.mul_add(value, *sum);
+                    }
+                }
+                prop_assert_eq!(bits(&got), bits(&expected));
+            }
+            prop_assert_eq!(reference.get_or_insert_with(|| bits(&batch)), &bits(&batch));
         }
     }
 
@@ -234,8 +309,15 @@ proptest! {
             let mut out = Activations::default();
             compute.rms_norm(&x, weight, 1e-5, &mut out);
             let mut rows: Vec<u32> = (0..n_tokens).flat_map(|row| bits(out.row(row))).collect();
-            compute.silu_mul(&x, &y, n_cols, &mut out);
-            rows.extend((0..n_tokens).flat_map(|row| bits(out.row(row))));
+            for activation in [Activation::Silu, Activation::Gelu] {
+                compute.gate_mul(activation, &x, &y, n_cols, &mut out);
+                rows.extend((0..n_tokens).flat_map(|row| bits(out.row(row))));
+            }
+            let mut added = y.clone();
+            compute.rms_norm_add(&x, weight, 1e-5, &mut added);
+            compute.rms_norm_heads(&mut added, n_cols, &y[..1], 1e-5);
+            compute.scale_and_cap(&mut added, n_cols, 3.0, Some(2.5));
+            rows.extend(bits(&added));
             prop_assert_eq!(reference.get_or_insert_with(|| rows.clone()), &rows);
         }
     }

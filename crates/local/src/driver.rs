@@ -118,12 +118,7 @@ fn dispatch(
     events: Vec<EngineEvent>,
 ) {
     for event in events {
-        let id = match event {
-            EngineEvent::Started { id, .. }
-            | EngineEvent::Token { id, .. }
-            | EngineEvent::PhaseEnded { id, .. }
-            | EngineEvent::Finished { id } => id,
-        };
+        let id = event.id();
         let Some(reply) = replies.get_mut(&id) else { continue };
         if !reply.take(event) {
             reply.cancel();

@@ -99,8 +99,8 @@ impl LocalModel {
 
         let config = EngineConfig {
             kv_tokens: kv_tokens.min(model.architecture().context_tokens * 2),
-            kv_type: rapport_kernels::KvType::F16,
-            pass_tokens: 256,
+            max_waiting_per_user: EngineConfig::default().max_waiting,
+            ..EngineConfig::default()
         };
         let engine = Engine::new(model, compute, config);
         let context_tokens = engine.context_tokens() as u32;

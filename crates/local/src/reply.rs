@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use rapport_engine::{Constraint, Ending, EngineEvent, EngineRequest, Phase, SubmitError};
+use rapport_engine::{
+    CacheScope, Constraint, Ending, EngineEvent, EngineRequest, Phase, SubmitError, UserKey,
+};
 use rapport_model::chat_template::{CivilTime, Conversation, TemplateError};
 use rapport_model::tokenizer::{ControlText, Segment, Start, StreamDecoder, Tokenizer, Trust};
 use rapport_types::{
@@ -241,7 +243,16 @@ pub(crate) fn prepare(
             format_loss,
             is_over: false,
         },
-        engine_request: EngineRequest { prompt, phases, sampling: request.sampling, seed },
+        // One person's model: everything is theirs, and nobody is there to share with.
+        engine_request: EngineRequest {
+            prompt,
+            phases,
+            sampling: request.sampling,
+            seed,
+            user: UserKey::default(),
+            priority: 0,
+            cache: CacheScope::default(),
+        },
     })
 }
 
@@ -256,6 +267,9 @@ pub(crate) fn submit_error(error: &SubmitError) -> GenerateError {
             prompt_tokens: needed_tokens as u32,
             context_tokens: room_tokens as u32,
         },
+        SubmitError::Overloaded { .. } | SubmitError::UserOverloaded { .. } => {
+            GenerateError::Overloaded
+        }
         SubmitError::EmptyPrompt | SubmitError::UnknownToken { .. } => {
             GenerateError::Internal { reason: error.to_string() }
         }
@@ -282,9 +296,9 @@ impl ReplyState {
             return false;
         }
         match event {
-            EngineEvent::Started { cached_tokens, .. } => {
+            EngineEvent::Started { cached, .. } => {
                 self.admitted = Some(Instant::now());
-                self.usage.cached_tokens = cached_tokens as u32;
+                self.usage.cached_tokens = cached.total() as u32;
                 let (choice, seed) = (self.choice.clone(), self.seed);
                 let prompt_tokens = self.usage.prompt_tokens;
                 let cached_tokens = self.usage.cached_tokens;
@@ -317,6 +331,10 @@ impl ReplyState {
                 false
             }
             EngineEvent::Finished { .. } => false,
+            EngineEvent::Failed { failure, .. } => {
+                self.fail(GenerateError::Internal { reason: failure.to_string() });
+                false
+            }
         }
     }
 

@@ -9,7 +9,7 @@ pub enum LoadError {
     File(#[from] GgufError),
     #[error(
         "{file}: architecture `{found}` is not supported; Rapport runs {}",
-        crate::architecture::SUPPORTED.join(", ")
+        crate::architecture::supported()
     )]
     UnknownArchitecture { file: String, found: String },
     #[error("{file}: `{key}` is {found}, expected {expected}")]

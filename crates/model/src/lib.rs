@@ -17,9 +17,12 @@ pub mod tokenizer;
 
 mod architecture;
 mod error;
-mod llama;
+mod feed_forward;
+mod linear;
+mod load;
 mod transformer;
 
-pub use architecture::Architecture;
+pub use architecture::{Architecture, Experts, FeedForward, PostNorms, QueryKeyNorm, Sliding};
 pub use error::LoadError;
+pub use feed_forward::ExpertLoad;
 pub use transformer::{Batch, BatchSequence, Logits, Scratch, Transformer};

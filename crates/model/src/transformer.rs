@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use rapport_kernels::{
-    Activations, Compute, KvPage, PAGE_TOKENS, PackedMatrix, Span, unpack_vector,
-};
+use rapport_kernels::{Activations, Compute, KvPage, PAGE_TOKENS, PackedMatrix, Rope, Span};
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, QueryKeyNorm};
 use crate::error::LoadError;
-use crate::gguf::{Gguf, Tensor};
+use crate::feed_forward::{ExpertLoad, FeedForwardLayer, FeedForwardScratch};
+use crate::gguf::Gguf;
+use crate::linear::Linear;
+use crate::load::Loader;
 
 /// A model's weights, packed for the processor.
 pub struct Transformer {
@@ -23,7 +24,8 @@ pub struct Transformer {
     /// (C)
     output_norm: Vec<f32>,
     /// (V, C); `None` where the embedding serves.
-    output: Option<PackedMatrix>,
+    output: Option<Linear>,
+    expert_load: Option<Arc<ExpertLoad>>,
 }
 
 struct Layer {
@@ -32,28 +34,16 @@ struct Layer {
     query: Linear,
     key: Linear,
     value: Linear,
+    /// (D) or (H * D) and (D) or (G * D).
+    query_key_norms: Option<[Vec<f32>; 2]>,
     attention_output: Linear,
     /// (C)
+    attention_post_norm: Option<Vec<f32>>,
+    /// (C)
     feed_forward_norm: Vec<f32>,
-    gate: PackedMatrix,
-    up: PackedMatrix,
-    down: PackedMatrix,
-}
-
-struct Linear {
-    weight: PackedMatrix,
-    bias: Option<Vec<f32>>,
-}
-
-impl Linear {
-    /// Adds the bias to each row of `out`: (T, R).
-    fn add_bias(&self, out: &mut [f32]) {
-        if let Some(bias) = &self.bias {
-            for row in out.chunks_exact_mut(bias.len()) {
-                row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
-            }
-        }
-    }
+    feed_forward: FeedForwardLayer,
+    /// (C)
+    feed_forward_post_norm: Option<Vec<f32>>,
 }
 
 /// The new tokens of one sequence in a pass.
@@ -90,10 +80,11 @@ pub struct Scratch {
     keys: Vec<f32>,
     values: Vec<f32>,
     attended: Activations,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    inner: Activations,
+    /// What half a layer adds to the residual stream, where that is normed first.
+    branch: Vec<f32>,
+    feed_forward: FeedForwardScratch,
     angles: Vec<Vec<[f32; 2]>>,
+    sliding_angles: Vec<Vec<[f32; 2]>>,
     logits: Vec<f32>,
 }
 
@@ -105,43 +96,24 @@ impl Transformer {
     pub fn load(gguf: &Gguf, compute: &Compute) -> Result<Self, LoadError> {
         let architecture = Architecture::read(gguf)?;
         let load = Loader { gguf, compute };
-        let shape = architecture.attention;
-        let (hidden, inner) = (architecture.hidden, architecture.feed_forward);
-        let (heads, kv_heads) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
-
+        let hidden = architecture.hidden;
         let n_vocab = load.n_rows("token_embd.weight")?;
         let embedding = load.matrix("token_embd.weight", n_vocab, hidden)?;
-        let layers = (0..shape.n_layers)
-            .map(|layer_idx| {
-                let name = |part: &str| format!("blk.{layer_idx}.{part}");
-                let linear = |part: &str, n_rows, n_cols| {
-                    Ok::<_, LoadError>(Linear {
-                        weight: load.matrix(&name(&format!("{part}.weight")), n_rows, n_cols)?,
-                        bias: load.optional_vector(&name(&format!("{part}.bias")), n_rows)?,
-                    })
-                };
-                Ok(Layer {
-                    attention_norm: load.vector(&name("attn_norm.weight"), hidden)?,
-                    query: linear("attn_q", heads, hidden)?,
-                    key: linear("attn_k", kv_heads, hidden)?,
-                    value: linear("attn_v", kv_heads, hidden)?,
-                    attention_output: linear("attn_output", hidden, heads)?,
-                    feed_forward_norm: load.vector(&name("ffn_norm.weight"), hidden)?,
-                    gate: load.matrix(&name("ffn_gate.weight"), inner, hidden)?,
-                    up: load.matrix(&name("ffn_up.weight"), inner, hidden)?,
-                    down: load.matrix(&name("ffn_down.weight"), hidden, inner)?,
-                })
-            })
+        let n_layers = architecture.attention.n_layers;
+        let layers = (0..n_layers)
+            .map(|layer_idx| Layer::load(&load, &architecture, layer_idx))
             .collect::<Result<_, LoadError>>()?;
+        let experts = architecture.feed_forward.experts;
         Ok(Self {
             n_vocab,
             embedding,
             layers,
             output_norm: load.vector("output_norm.weight", hidden)?,
             output: match gguf.find("output.weight") {
-                Some(_) => Some(load.matrix("output.weight", n_vocab, hidden)?),
+                Some(_) => Some(load.linear("output", (n_vocab, hidden))?),
                 None => None,
             },
+            expert_load: experts.map(|experts| ExpertLoad::new(n_layers, experts.count)),
             architecture,
         })
     }
@@ -155,14 +127,21 @@ impl Transformer {
         self.n_vocab
     }
 
-    /// Bytes of weights that one pass reads, whatever the size of its batch.
-    pub fn bytes_per_pass(&self) -> usize {
+    /// How evenly the experts of a mixture are used; goes on counting while it is held.
+    pub fn expert_load(&self) -> Option<Arc<ExpertLoad>> {
+        self.expert_load.clone()
+    }
+
+    /// Bytes of weights that a pass over `n_tokens` reads: the same for any number, but for the
+    /// experts of a mixture, of which few tokens can choose only few.
+    pub fn bytes_per_pass(&self, n_tokens: usize) -> usize {
         let layers = self.layers.iter().map(|layer| {
             let linears = [&layer.query, &layer.key, &layer.value, &layer.attention_output];
-            let linears = linears.iter().map(|linear| linear.weight.n_bytes()).sum::<usize>();
-            linears + layer.gate.n_bytes() + layer.up.n_bytes() + layer.down.n_bytes()
+            let linears = linears.iter().map(|linear| linear.n_bytes()).sum::<usize>();
+            linears + layer.feed_forward.bytes_per_pass(n_tokens)
         });
-        layers.sum::<usize>() + self.output.as_ref().unwrap_or(&self.embedding).n_bytes()
+        let output = self.output.as_ref().map_or(&self.embedding, |output| &output.weight);
+        layers.sum::<usize>() + output.n_bytes()
     }
 
     /// Runs one pass: writes the new tokens' keys and values and returns the wanted logits.
@@ -178,58 +157,38 @@ impl Transformer {
         batch: &mut Batch<'_>,
         scratch: &'s mut Scratch,
     ) -> &'s [f32] {
-        let shape = self.architecture.attention;
-        let hidden = self.architecture.hidden;
-        let epsilon = self.architecture.norm_epsilon;
-        let rope = &self.architecture.rope;
+        let architecture = &self.architecture;
+        let (hidden, epsilon) = (architecture.hidden, architecture.norm_epsilon);
         let n_tokens: usize = batch.sequences.iter().map(|sequence| sequence.tokens.len()).sum();
-        let (heads, kv_heads) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
         let s = scratch;
         s.residual.resize(n_tokens * hidden, 0.0); // (T, C)
-        s.queries.resize(n_tokens * heads, 0.0); // (T, H, D)
-        s.keys.resize(n_tokens * kv_heads, 0.0); // (T, G, D)
-        s.values.resize(n_tokens * kv_heads, 0.0); // (T, G, D)
-        s.gate.resize(n_tokens * self.architecture.feed_forward, 0.0); // (T, F)
-        s.up.resize(n_tokens * self.architecture.feed_forward, 0.0); // (T, F)
-        s.angles.resize_with(n_tokens, Vec::new);
-
         let mut row = 0;
         for sequence in &batch.sequences {
-            for (position, &token) in (sequence.position..).zip(sequence.tokens) {
+            for &token in sequence.tokens {
                 let embedded = &mut s.residual[row * hidden..][..hidden];
                 self.embedding.unpack_row(token as usize, embedded);
-                rope.angles(position as u32, &mut s.angles[row]);
                 row += 1;
             }
         }
+        if let Some(scale) = architecture.embedding_scale {
+            compute.scale_and_cap(&mut s.residual, hidden, scale, None);
+        }
+        fill_angles(batch, &architecture.rope, &mut s.angles);
+        if let Some(sliding) = &architecture.sliding {
+            fill_angles(batch, &sliding.rope, &mut s.sliding_angles);
+        }
 
         for (layer_idx, layer) in self.layers.iter().enumerate() {
-            compute.rms_norm(&s.residual, &layer.attention_norm, epsilon, &mut s.normed);
-            compute.matmul(
-                &s.normed,
-                &mut [
-                    (&layer.query.weight, &mut s.queries),
-                    (&layer.key.weight, &mut s.keys),
-                    (&layer.value.weight, &mut s.values),
-                ],
-            );
-            layer.query.add_bias(&mut s.queries);
-            layer.key.add_bias(&mut s.keys);
-            layer.value.add_bias(&mut s.values);
-            compute.rotate(rope, &mut s.queries, (heads, shape.head_dim), &s.angles);
-            compute.rotate(rope, &mut s.keys, (kv_heads, shape.head_dim), &s.angles);
-            write_pages(batch, layer_idx, &s.keys, &s.values, kv_heads);
-            let spans = spans(batch);
-            compute.attention(shape, layer_idx, &s.queries, &spans, &mut s.attended);
-            let output = &layer.attention_output;
-            compute.matmul_add(&s.attended, &output.weight, &mut s.residual);
-            output.add_bias(&mut s.residual);
+            self.attend(compute, batch, layer_idx, s);
 
             compute.rms_norm(&s.residual, &layer.feed_forward_norm, epsilon, &mut s.normed);
-            compute.matmul(&s.normed, &mut [(&layer.gate, &mut s.gate), (&layer.up, &mut s.up)]);
-            let inner = self.architecture.feed_forward;
-            compute.silu_mul(&s.gate, &s.up, inner, &mut s.inner);
-            compute.matmul_add(&s.inner, &layer.down, &mut s.residual);
+            let load = (layer_idx, self.expert_load.as_deref());
+            let scale = architecture.post_norms.and_then(|norms| norms.feed_forward_scale);
+            let post_norm = layer.feed_forward_post_norm.as_deref();
+            let mut branch = Branch { post_norm, scale, epsilon, room: &mut s.branch };
+            branch.add(compute, &mut s.residual, |out| {
+                layer.feed_forward.apply_add(compute, &s.normed, &mut s.feed_forward, load, out);
+            });
         }
 
         let n_wanted = keep_wanted_rows(batch, &mut s.residual, hidden);
@@ -237,10 +196,132 @@ impl Transformer {
         if n_wanted > 0 {
             let wanted = &s.residual[..n_wanted * hidden];
             compute.rms_norm(wanted, &self.output_norm, epsilon, &mut s.normed);
-            let output = self.output.as_ref().unwrap_or(&self.embedding);
-            compute.matmul(&s.normed, &mut [(output, &mut s.logits)]);
+            match &self.output {
+                Some(output) => Linear::apply(compute, &s.normed, [(output, &mut s.logits)]),
+                None => compute.matmul(&s.normed, &mut [(&self.embedding, &mut s.logits)]),
+            }
+            let (scale, cap) = (architecture.logit_scale, architecture.logit_soft_cap);
+            if scale.is_some() || cap.is_some() {
+                compute.scale_and_cap(&mut s.logits, self.n_vocab, scale.unwrap_or(1.0), cap);
+            }
         }
         &s.logits
+    }
+
+    /// The first half of a layer.
+    fn attend(&self, compute: &Compute, batch: &mut Batch<'_>, layer_idx: usize, s: &mut Scratch) {
+        let layer = &self.layers[layer_idx];
+        let shape = self.architecture.attention;
+        let epsilon = self.architecture.norm_epsilon;
+        let (attention, rope) = self.architecture.layer(layer_idx);
+        let angles = if attention.window.is_some() { &s.sliding_angles } else { &s.angles };
+        let (heads, kv_heads) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
+
+        compute.rms_norm(&s.residual, &layer.attention_norm, epsilon, &mut s.normed);
+        let n_tokens = s.normed.n_rows();
+        s.queries.resize(n_tokens * heads, 0.0); // (T, H, D)
+        s.keys.resize(n_tokens * kv_heads, 0.0); // (T, G, D)
+        s.values.resize(n_tokens * kv_heads, 0.0); // (T, G, D)
+        let projections = [
+            (&layer.query, &mut *s.queries),
+            (&layer.key, &mut *s.keys),
+            (&layer.value, &mut *s.values),
+        ];
+        Linear::apply(compute, &s.normed, projections);
+        if let Some([query_norm, key_norm]) = &layer.query_key_norms {
+            compute.rms_norm_heads(&mut s.queries, heads, query_norm, epsilon);
+            compute.rms_norm_heads(&mut s.keys, kv_heads, key_norm, epsilon);
+        }
+        compute.rotate(rope, &mut s.queries, (heads, shape.head_dim), angles);
+        compute.rotate(rope, &mut s.keys, (kv_heads, shape.head_dim), angles);
+        write_pages(batch, layer_idx, &s.keys, &s.values, kv_heads);
+        compute.attention(shape, attention, &s.queries, &spans(batch), &mut s.attended);
+
+        let post_norm = layer.attention_post_norm.as_deref();
+        let mut branch = Branch { post_norm, scale: None, epsilon, room: &mut s.branch };
+        branch.add(compute, &mut s.residual, |out| {
+            layer.attention_output.apply_add(compute, &s.attended, out);
+        });
+    }
+}
+
+impl Layer {
+    fn load(
+        load: &Loader<'_>,
+        architecture: &Architecture,
+        layer_idx: usize,
+    ) -> Result<Self, LoadError> {
+        let (hidden, shape) = (architecture.hidden, architecture.attention);
+        let (heads, kv_heads) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
+        let name = |part: &str| format!("blk.{layer_idx}.{part}");
+        let norm = |part: &str, n_cols| load.vector(&name(&format!("{part}.weight")), n_cols);
+        let query_key_norms = match architecture.query_key_norm {
+            None => None,
+            Some(QueryKeyNorm::Head) => Some([shape.head_dim; 2]),
+            Some(QueryKeyNorm::AllHeads) => Some([heads, kv_heads]),
+        };
+        let post_norm = |parts: &[&str]| {
+            let has_part =
+                |part: &&&str| load.gguf.find(&name(&format!("{part}.weight"))).is_some();
+            // Where there is none, the last name is the one to miss.
+            let part = parts.iter().find(has_part).or(parts.last());
+            part.map(|part| norm(part, hidden)).transpose()
+        };
+        let post_norms = architecture.post_norms;
+        Ok(Self {
+            attention_norm: norm("attn_norm", hidden)?,
+            query: load.linear(&name("attn_q"), (heads, hidden))?,
+            key: load.linear(&name("attn_k"), (kv_heads, hidden))?,
+            value: load.linear(&name("attn_v"), (kv_heads, hidden))?,
+            query_key_norms: match query_key_norms {
+                Some([query, key]) => {
+                    Some([norm("attn_q_norm", query)?, norm("attn_k_norm", key)?])
+                }
+                None => None,
+            },
+            attention_output: load.linear(&name("attn_output"), (hidden, heads))?,
+            attention_post_norm: post_norm(post_norms.map_or(&[], |norms| norms.attention))?,
+            feed_forward_norm: norm("ffn_norm", hidden)?,
+            feed_forward: FeedForwardLayer::load(load, architecture, layer_idx)?,
+            feed_forward_post_norm: post_norm(post_norms.map_or(&[], |norms| norms.feed_forward))?,
+        })
+    }
+}
+
+/// The way of half a layer's output into the residual stream.
+struct Branch<'a> {
+    post_norm: Option<&'a [f32]>,
+    scale: Option<f32>,
+    epsilon: f32,
+    room: &'a mut Vec<f32>,
+}
+
+impl Branch<'_> {
+    /// Adds what `add_to` adds: directly, or by way of a scale and a norm where the model has them.
+    fn add(&mut self, compute: &Compute, residual: &mut [f32], add_to: impl FnOnce(&mut [f32])) {
+        let Some(weight) = self.post_norm else {
+            return add_to(residual);
+        };
+        self.room.clear();
+        self.room.resize(residual.len(), 0.0);
+        add_to(self.room);
+        if let Some(scale) = self.scale {
+            compute.scale_and_cap(self.room, weight.len(), scale, None);
+        }
+        compute.rms_norm_add(self.room, weight, self.epsilon, residual);
+    }
+}
+
+/// One table of angles for each token of a batch.
+fn fill_angles(batch: &Batch<'_>, rope: &Rope, angles: &mut Vec<Vec<[f32; 2]>>) {
+    let positions = batch
+        .sequences
+        .iter()
+        .flat_map(|sequence| sequence.position..sequence.position + sequence.tokens.len());
+    let n_tokens = batch.sequences.iter().map(|sequence| sequence.tokens.len()).sum();
+    angles.resize_with(n_tokens, Vec::new);
+    for (position, angles) in positions.zip(angles) {
+        rope.angles(position as u32, angles);
     }
 }
 
@@ -294,57 +375,4 @@ fn keep_wanted_rows(batch: &Batch<'_>, residual: &mut [f32], hidden: usize) -> u
         first_row = end_row;
     }
     n_wanted
-}
-
-/// The floats of a one-dimensional tensor.
-pub(crate) fn vector(gguf: &Gguf, tensor: &Tensor<'_>) -> Result<Vec<f32>, LoadError> {
-    let n_cols = tensor.info.dims.iter().product::<u64>() as usize;
-    unpack_vector(tensor.info.block_type, n_cols, tensor.bytes).map_err(|source| LoadError::Pack {
-        file: gguf.path().display().to_string(),
-        tensor: tensor.info.name.clone(),
-        source,
-    })
-}
-
-struct Loader<'a> {
-    gguf: &'a Gguf,
-    compute: &'a Compute,
-}
-
-impl Loader<'_> {
-    fn n_rows(&self, name: &str) -> Result<usize, LoadError> {
-        let info = self.gguf.tensor(name)?.info;
-        match info.dims[..] {
-            [_, n_rows] if u32::try_from(n_rows).is_ok() => Ok(n_rows as usize),
-            _ => Err(LoadError::InvalidTensor {
-                file: self.gguf.path().display().to_string(),
-                tensor: name.to_owned(),
-                found: info.dims.get(1).copied().unwrap_or(0),
-                expected: "a row for each token".to_owned(),
-            }),
-        }
-    }
-
-    fn matrix(&self, name: &str, n_rows: usize, n_cols: usize) -> Result<PackedMatrix, LoadError> {
-        let tensor = self.gguf.require(name, &[n_cols as u64, n_rows as u64])?;
-        PackedMatrix::pack(
-            self.compute.pool(),
-            tensor.info.block_type,
-            (n_rows, n_cols),
-            tensor.bytes,
-        )
-        .map_err(|source| LoadError::Pack {
-            file: self.gguf.path().display().to_string(),
-            tensor: name.to_owned(),
-            source,
-        })
-    }
-
-    fn vector(&self, name: &str, n_cols: usize) -> Result<Vec<f32>, LoadError> {
-        vector(self.gguf, &self.gguf.require(name, &[n_cols as u64])?)
-    }
-
-    fn optional_vector(&self, name: &str, n_cols: usize) -> Result<Option<Vec<f32>>, LoadError> {
-        self.gguf.find(name).is_some().then(|| self.vector(name, n_cols)).transpose()
-    }
 }

@@ -11,18 +11,27 @@ use rapport_model::gguf::Gguf;
 use rapport_model::{Batch, BatchSequence, Logits, Scratch, Transformer};
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/tiny")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference")
 }
 
+/// Models by their place below the fixtures: `tiny` are llamas, `architectures` all others.
 fn names() -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(fixtures())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "gguf"))
-        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
-        .collect();
+    let in_folder = |folder: &'static str| {
+        std::fs::read_dir(fixtures().join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "gguf"))
+            .map(move |path| format!("{folder}/{}", path.file_stem().unwrap().to_str().unwrap()))
+    };
+    let mut names: Vec<String> =
+        ["tiny", "architectures"].into_iter().flat_map(in_folder).collect();
     names.sort();
     names
+}
+
+/// Whether a model's matrices are of a type that makes engines round activations.
+fn is_rounded(name: &str) -> bool {
+    name.starts_with("tiny/type-") || name.starts_with("architectures/experts-")
 }
 
 fn tokens(name: &str) -> Vec<u32> {
@@ -79,7 +88,8 @@ fn compute(isa: Isa) -> Compute {
 fn float_models_match_llama_cpp_within_a_thousandth() {
     let compute = compute(Isa::detect());
     let mut n_compared = 0;
-    for name in names().into_iter().filter(|name| !name.starts_with("type-")) {
+    let mut failed = Vec::new();
+    for name in names().into_iter().filter(|name| !is_rounded(name)) {
         let tokens = tokens(&name);
         let got = log_probs(&compute, &load(&name, &compute), &tokens, &[tokens.len()]);
         // Where llama.cpp cannot run a model, numpy's plain forward pass stands for it.
@@ -87,20 +97,23 @@ fn float_models_match_llama_cpp_within_a_thousandth() {
         assert_eq!(got.len(), expected.len(), "{name}");
         let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         println!("{name}: {worst:e}");
-        assert!(worst < 1e-3, "{name}: {worst}");
+        if worst >= 1e-3 {
+            failed.push(name);
+        }
         n_compared += 1;
     }
-    assert!(n_compared >= 9, "{n_compared} models compared");
+    assert_eq!(failed, Vec::<String>::new());
+    assert!(n_compared >= 32, "{n_compared} models compared");
 }
 
 #[test]
 fn every_file_type_stays_near_its_float_reference() {
     let compute = compute(Isa::detect());
     let mut n_compared = 0;
-    for name in names().into_iter().filter(|name| name.starts_with("type-")) {
+    for name in names().into_iter().filter(|name| is_rounded(name)) {
         let tokens = tokens(&name);
         let got = log_probs(&compute, &load(&name, &compute), &tokens, &[tokens.len()]);
-        let float = reference(&name, "numpy").unwrap();
+        let float = reference(&name, "numpy").or_else(|| reference(&name, "float")).unwrap();
         let llama_cpp = reference(&name, "llama_cpp").unwrap();
         // Eight-bit activations cost both engines about the same: ours may not cost more than a
         // half more than llama.cpp's own distance from the float result.
@@ -113,7 +126,7 @@ fn every_file_type_stays_near_its_float_reference() {
         assert!(ours < theirs * 1.5 + 0.002, "{name}: {ours}, llama.cpp {theirs}");
         n_compared += 1;
     }
-    assert_eq!(n_compared, 12);
+    assert_eq!(n_compared, 14);
 }
 
 #[test]
@@ -139,4 +152,90 @@ fn chunks_and_instruction_sets_give_the_same_bits() {
             }
         }
     }
+}
+
+/// Logits of the last token of each sequence: `n_context` tokens first, one pass a sequence, then the
+/// rest of all sequences in the passes that `batches` says.
+fn last_logits(
+    compute: &Compute,
+    model: &Transformer,
+    sequences: &[(&[u32], usize)],
+    batches: &[Vec<usize>],
+) -> Vec<Vec<u32>> {
+    let shape = model.architecture().attention;
+    let mut scratch = Scratch::default();
+    let mut all_pages: Vec<Vec<Arc<KvPage>>> = sequences
+        .iter()
+        .map(|(tokens, _)| {
+            let page = || Arc::new(KvPage::new(shape, KvType::F16));
+            std::iter::repeat_with(page).take(tokens.len().div_ceil(PAGE_TOKENS)).collect()
+        })
+        .collect();
+    for ((tokens, n_context), pages) in sequences.iter().zip(&mut all_pages) {
+        if *n_context > 0 {
+            let tokens = &tokens[..*n_context];
+            let sequence = BatchSequence { tokens, position: 0, pages, logits: Logits::None };
+            model.forward(compute, &mut Batch { sequences: vec![sequence] }, &mut scratch);
+        }
+    }
+    let mut result = vec![Vec::new(); sequences.len()];
+    for members in batches {
+        let in_batch = all_pages.iter_mut().enumerate().filter(|(idx, _)| members.contains(idx));
+        let sequences = in_batch
+            .map(|(idx, pages)| {
+                let (tokens, position) = sequences[idx];
+                BatchSequence { tokens: &tokens[position..], position, pages, logits: Logits::Last }
+            })
+            .collect();
+        let logits = model.forward(compute, &mut Batch { sequences }, &mut scratch);
+        for (member, row) in members.iter().zip(logits.chunks_exact(model.n_vocab())) {
+            result[*member] = row.iter().map(|logit| logit.to_bits()).collect();
+        }
+    }
+    result
+}
+
+#[test]
+fn a_batch_gives_what_its_sequences_give_alone() {
+    let compute = compute(Isa::detect());
+    for name in names() {
+        let model = load(&name, &compute);
+        let tokens = tokens(&name);
+        let n = tokens.len();
+        // A reply's next token, a whole prompt, the end of a prompt, a single first token.
+        let sequences =
+            [(&tokens[..], n - 1), (&tokens[3..n - 2], 0), (&tokens[1..], 9), (&tokens[..1], 0)];
+        let alone =
+            last_logits(&compute, &model, &sequences, &[vec![0], vec![1], vec![2], vec![3]]);
+        let together = last_logits(&compute, &model, &sequences, &[vec![0, 1, 2, 3]]);
+        assert!(alone == together, "{name}");
+        let pairs = last_logits(&compute, &model, &sequences, &[vec![1, 3], vec![0, 2]]);
+        assert!(alone == pairs, "{name}");
+    }
+}
+
+#[test]
+fn every_choice_of_an_expert_is_counted() {
+    let compute = compute(Isa::detect());
+    let mut n_mixtures = 0;
+    for name in names() {
+        let model = load(&name, &compute);
+        let experts = model.architecture().feed_forward.experts;
+        assert_eq!(experts.is_some(), model.expert_load().is_some(), "{name}");
+        let (Some(experts), Some(load)) = (experts, model.expert_load()) else { continue };
+        assert!(load.imbalance().iter().all(|imbalance| *imbalance == 0.0));
+        let tokens = tokens(&name);
+        log_probs(&compute, &model, &tokens, &[7, tokens.len() - 7]);
+        let counts = load.counts();
+        assert_eq!(counts.len(), model.architecture().attention.n_layers);
+        for (layer, imbalance) in counts.iter().zip(load.imbalance()) {
+            let n_choices = (tokens.len() * experts.router.n_active) as u64;
+            assert_eq!(layer.iter().sum::<u64>(), n_choices, "{name}");
+            let busiest = *layer.iter().max().unwrap();
+            let expected = busiest as f64 * experts.count as f64 / n_choices as f64;
+            assert!((imbalance - expected).abs() < 1e-9, "{name}");
+        }
+        n_mixtures += 1;
+    }
+    assert_eq!(n_mixtures, 13);
 }

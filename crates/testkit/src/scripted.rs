@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use rapport_types::{
-    BuildId, Caller, Control, Event, EventSink, FinishReason, Generate, GenerateError, Message,
-    Mode, ModeChoice, ModelInfo, Outcome, Reader, Request, Timings, Usage,
+    BuildId, Control, Event, EventSink, FinishReason, Generate, GenerateError, Message, Mode,
+    ModeChoice, ModelInfo, Outcome, Reader, Request, Timings, Usage,
 };
 
 /// How often a waiting script looks whether it was asked for what it waits for.
@@ -334,7 +334,7 @@ fn wait_until(asked: impl Fn() -> bool) -> Result<(), Ended> {
 
 #[cfg(test)]
 mod tests {
-    use rapport_types::{OutputFormat, SamplingDraft, ThinkingBudget, reply};
+    use rapport_types::{Caller, OutputFormat, SamplingDraft, ThinkingBudget, reply};
 
     use super::*;
 
