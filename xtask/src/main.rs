@@ -11,7 +11,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("rapport-model", &["rapport-kernels", "rapport-types"]),
     ("rapport-engine", &["rapport-kernels", "rapport-model", "rapport-types"]),
     ("rapport-local", &["rapport-engine", "rapport-kernels", "rapport-model", "rapport-types"]),
-    ("rapport-cli", &["rapport-kernels", "rapport-local", "rapport-model", "rapport-types"]),
+    (
+        "rapport-cli",
+        &["rapport-engine", "rapport-kernels", "rapport-local", "rapport-model", "rapport-types"],
+    ),
     ("rapport-testkit", &["rapport-types"]),
 ];
 

@@ -4,10 +4,11 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use rapport_kernels::{Compute, Isa};
 use rapport_types::{Mode, OutputFormat, ThinkingBudget};
 
+use crate::bench::BenchOptions;
 use crate::pull::DEFAULT_MODEL;
 use rapport_cli::chat::Settings;
 
@@ -135,30 +136,6 @@ pub(crate) struct QuantizeOptions {
     /// Q4_0, Q8_0, Q4_K, Q6_K, ...
     #[arg(long = "type")]
     pub(crate) block_type: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchKind {
-    /// One reply being written
-    Decode,
-    /// A prompt being read
-    Prefill,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchOptions {
-    pub(crate) kind: BenchKind,
-    /// A model of the catalogue, or the path of a .gguf file
-    #[arg(long, env = "RAPPORT_MODEL", default_value = DEFAULT_MODEL)]
-    pub(crate) model: String,
-    /// Tokens of a run [default: 128 for decode, 512 for prefill]
-    #[arg(long)]
-    pub(crate) tokens: Option<NonZeroUsize>,
-    /// Runs, of which the median counts
-    #[arg(long, default_value = "5")]
-    pub(crate) runs: NonZeroUsize,
-    #[command(flatten)]
-    pub(crate) compute: ComputeOptions,
 }
 
 #[derive(Debug, Args)]

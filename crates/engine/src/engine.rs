@@ -170,6 +170,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Ends the engine and gives back what it was made of.
+    pub fn into_parts(self) -> (Transformer, Compute) {
+        (self.model, self.compute)
+    }
+
     pub fn model(&self) -> &Transformer {
         &self.model
     }

@@ -5,6 +5,8 @@ use crate::isa::stamped;
 use crate::packed::PANEL_COLS;
 use crate::shared_slice::SharedSlice;
 
+const HALF_COLS: usize = PANEL_COLS / 2;
+
 /// Rows of inputs, one a token, padded to whole panels.
 ///
 /// # Shapes
@@ -141,22 +143,30 @@ pub(crate) struct QuantizedRow<'a> {
     pub(crate) neg_half_sums: &'a mut [i32],
 }
 
+/// Quantises one padded row.
+pub(crate) fn quantize_row(isa: Isa, values: &[f32], out: QuantizedRow<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        return crate::x86::quantize_row_512(values, out);
+    }
+    quantize_row_plain(isa, values, out);
+}
+
 stamped! {
-    /// Quantises one padded row.
-    pub(crate) fn quantize_row(values: &[f32], out: QuantizedRow<'_>) {
+    /// What [`quantize_row`] computes.
+    fn quantize_row_plain(values: &[f32], out: QuantizedRow<'_>) {
         let (values, _) = values.as_chunks::<PANEL_COLS>();
         let (codes, _) = out.codes.as_chunks_mut::<PANEL_COLS>();
         for (panel_idx, (values, codes)) in values.iter().zip(codes).enumerate() {
-            let mut largest = 0.0_f32;
-            for value in values {
-                // Not `f32::max`: a NaN must not vanish here and come out as a number.
-                largest = if value.abs() > largest { value.abs() } else { largest };
-            }
+            // Without their sign, floats are in the order of their bits, and a NaN is the largest:
+            // it spoils the panel instead of vanishing.
+            let bits = values.iter().map(|value| value.abs().to_bits());
+            let largest = f32::from_bits(bits.fold(0, u32::max));
             let scale = largest / 127.0;
             let inverse = if scale > 0.0 { 127.0 / largest } else { 0.0 };
             let mut sums = [0_i32; 2];
             for (half_idx, sum) in sums.iter_mut().enumerate() {
-                for col in half_idx * 16..half_idx * 16 + 16 {
+                for col in half_idx * HALF_COLS..(half_idx + 1) * HALF_COLS {
                     let code = (values[col] * inverse).round_ties_even() as i8;
                     codes[col] = code;
                     *sum -= i32::from(code);

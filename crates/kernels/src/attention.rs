@@ -1,11 +1,16 @@
 //! Attention over paged keys and values.
 //!
 //! Keys and values live in [`KvPage`]s of [`PAGE_TOKENS`] tokens. Attention visits a sequence's
-//! pages in order with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022), so a
-//! query's result depends on positions alone: not on how the prompt was cut into chunks, what else
-//! is in the batch, or which pages were computed earlier.
+//! pages in order with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022). Every
+//! [`SEGMENT_PAGES`] pages start a softmax of their own and are merged in order, so that threads can
+//! share one long sequence. A query's result depends on positions alone: not on how the prompt was
+//! cut into chunks, what else is in the batch, who computed what, or which pages were there before.
+//!
+//! [`visit_page`] is the specification; the AVX-512 form of it is in `attention_x86.rs`.
 
-use std::sync::Arc;
+use std::cmp::Reverse;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -17,10 +22,13 @@ use crate::{Activations, Compute, Isa};
 /// Tokens of a page.
 pub const PAGE_TOKENS: usize = 32;
 
-/// Query rows that are computed together, for as many independent sums as registers hold.
-const ROWS: usize = 4;
+/// Query rows that are computed together at most, for as many independent sums as registers hold.
+pub(crate) const MAX_ROWS: usize = 8;
 /// Tokens of one sequence that share the work of reading a page.
 const BLOCK_TOKENS: usize = 16;
+/// Pages that share a softmax before it is merged with those before.
+const SEGMENT_PAGES: usize = 8;
+
 /// Dimensions of one token's head that share a scale in [`KvType::Q8`].
 const Q8_DIMS: usize = 32;
 
@@ -226,32 +234,45 @@ impl KvPage {
         }
     }
 
-    /// One kv head of one layer as floats: keys (D, 32) and values (32, D).
-    fn read(
-        &self,
-        isa: Isa,
-        (layer_idx, kv_head_idx): (usize, usize),
-        keys: &mut [f32],
-        values: &mut [f32],
-    ) {
+    /// One kv head of one layer.
+    fn head(&self, layer_idx: usize, kv_head_idx: usize) -> PageHead<'_> {
         let (start, side) = (self.start(layer_idx, kv_head_idx), self.shape.side());
         match &self.numbers {
             Numbers::F16(numbers) => {
-                numbers[start..][..side].convert_to_f32_slice(keys);
-                numbers[start + side..][..side].convert_to_f32_slice(values);
+                let (keys, values) = numbers[start..][..2 * side].split_at(side);
+                PageHead::F16 { keys, values }
             }
             Numbers::F32(numbers) => {
-                keys.copy_from_slice(&numbers[start..][..side]);
-                values.copy_from_slice(&numbers[start + side..][..side]);
+                let (keys, values) = numbers[start..][..2 * side].split_at(side);
+                PageHead::F32 { keys, values }
             }
             Numbers::Q8 { codes, scales } => {
                 let n_scales = self.shape.side_scales();
-                let scales = &scales[start / side * n_scales..][..2 * n_scales];
-                let codes = &codes[start..][..2 * side];
-                unpack_q8(isa, codes, scales, self.shape.head_dim, (keys, values));
+                PageHead::Q8 {
+                    codes: &codes[start..][..2 * side],
+                    scales: &scales[start / side * n_scales..][..2 * n_scales],
+                }
             }
         }
     }
+}
+
+/// One kv head of one layer of a page: keys (D, 32) and values (32, D).
+#[derive(Clone, Copy)]
+pub(crate) enum PageHead<'a> {
+    F16 {
+        keys: &'a [f16],
+        values: &'a [f16],
+    },
+    F32 {
+        keys: &'a [f32],
+        values: &'a [f32],
+    },
+    /// Those of keys, then those of values.
+    Q8 {
+        codes: &'a [i8],
+        scales: &'a [f16],
+    },
 }
 
 /// The scale of up to 32 numbers: the largest becomes 127.
@@ -319,124 +340,158 @@ pub struct Span<'a> {
 
 /// One query row's running softmax.
 #[derive(Clone, Copy)]
-struct Running {
-    max: f32,
+pub(crate) struct Running {
+    pub(crate) max: f32,
     /// Sums of `exp(score - max)`, by place in the page.
-    sums: [f32; PAGE_TOKENS],
+    pub(crate) sums: [f32; PAGE_TOKENS],
 }
 
-/// What [`visit_page`] works on: `ROWS` query rows at a time.
-struct PageVisit<'a> {
+impl Running {
+    const EMPTY: Self = Self { max: f32::MIN, sums: [0.0; PAGE_TOKENS] };
+}
+
+#[inline(always)]
+pub(crate) fn scale(numbers: &mut [f32], factor: f32) {
+    for number in numbers {
+        *number *= factor;
+    }
+}
+
+/// The slots of a page that a query row sees.
+pub(crate) type Visible = Range<usize>;
+
+/// A few query rows and one page of their sequence.
+pub(crate) struct PageVisit<'a> {
     /// (R, D), already scaled.
-    queries: &'a [f32],
-    /// (D, 32)
-    keys: &'a [f32],
-    /// (32, D)
-    values: &'a [f32],
-    /// Which keys of the page each row may see: (first, end).
-    visible: &'a [[usize; 2]],
-    soft_cap: Option<f32>,
-    running: &'a mut [Running],
+    pub(crate) queries: &'a [f32],
+    pub(crate) page: PageHead<'a>,
+    /// What is visited next: worth fetching meanwhile.
+    pub(crate) next: Option<PageHead<'a>>,
+    /// (R)
+    pub(crate) visible: &'a [Visible],
+    pub(crate) soft_cap: Option<f32>,
+    /// (R)
+    pub(crate) running: &'a mut [Running],
     /// (R, D)
-    out: &'a mut [f32],
-    head_dim: usize,
+    pub(crate) out: &'a mut [f32],
+    pub(crate) head_dim: usize,
 }
 
 stamped! {
-    fn visit_page(page: PageVisit<'_>) {
-        let head_dim = page.head_dim;
-        let keys = page.keys.as_chunks::<PAGE_TOKENS>().0;
-        let row_blocks = page.running.as_chunks_mut::<ROWS>().0.iter_mut()
-            .zip(page.visible.as_chunks::<ROWS>().0)
-            .zip(page.queries.chunks_exact(ROWS * head_dim))
-            .zip(page.out.chunks_exact_mut(ROWS * head_dim));
-        for (((running, visible), queries), out) in row_blocks {
-            let end = visible[0][1].max(visible[1][1]).max(visible[2][1]).max(visible[3][1]);
-            if end == 0 {
+    /// `keys` and `values`: the page's, as floats.
+    fn visit_page(visit: PageVisit<'_>, keys: &[f32], values: &[f32]) {
+        let head_dim = visit.head_dim;
+        let keys = keys.as_chunks::<PAGE_TOKENS>().0;
+        let rows = visit.running.iter_mut()
+            .zip(visit.visible)
+            .zip(visit.queries.chunks_exact(head_dim))
+            .zip(visit.out.chunks_exact_mut(head_dim));
+        for (((running, visible), query), out) in rows {
+            if visible.is_empty() {
                 continue;
             }
-            let mut weights = [[0.0_f32; PAGE_TOKENS]; ROWS];
-            for (dim, keys) in keys.iter().enumerate() {
-                for row in 0..ROWS {
-                    let query = queries[row * head_dim + dim];
-                    for (weight, key) in weights[row].iter_mut().zip(keys) {
-                        *weight = query.mul_add(*key, *weight);
-                    }
+            let mut weights = [0.0_f32; PAGE_TOKENS];
+            for (query, keys) in query.iter().zip(keys) {
+                for (weight, key) in weights.iter_mut().zip(keys) {
+                    *weight = query.mul_add(*key, *weight);
                 }
             }
-            for row in 0..ROWS {
-                let running = &mut running[row];
-                let weights = &mut weights[row];
-                let [first, end] = visible[row];
-                if let Some(cap) = page.soft_cap {
-                    for weight in weights.iter_mut() {
-                        *weight = soft_cap(*weight, cap);
-                    }
-                }
-                let mut max = running.max;
-                for (slot, weight) in weights.iter_mut().enumerate() {
-                    let is_visible = slot >= first && slot < end;
-                    *weight = if is_visible { *weight } else { f32::NEG_INFINITY };
-                    max = if *weight > max { *weight } else { max };
-                }
-                if max > running.max {
-                    let shrink = exp(running.max - max);
-                    running.max = max;
-                    running.sums.iter_mut().for_each(|sum| *sum *= shrink);
-                    out[row * head_dim..][..head_dim].iter_mut().for_each(|out| *out *= shrink);
-                }
-                for (slot, (weight, sum)) in
-                    weights.iter_mut().zip(&mut running.sums).enumerate()
-                {
-                    let is_visible = slot >= first && slot < end;
-                    *weight = if is_visible { exp(*weight - max) } else { 0.0 };
-                    *sum += *weight;
+            if let Some(cap) = visit.soft_cap {
+                for weight in &mut weights {
+                    *weight = soft_cap(*weight, cap);
                 }
             }
-            // 16 dimensions of all rows at once; the sum over keys stays in registers.
-            let mut dim = 0;
-            while dim + 16 <= head_dim {
-                let mut sums = [[0.0_f32; 16]; ROWS];
-                for row in 0..ROWS {
-                    sums[row].copy_from_slice(&out[row * head_dim + dim..][..16]);
-                }
-                for slot in 0..end {
-                    let values: &[f32; 16] =
-                        page.values[slot * head_dim + dim..].first_chunk().expect("in the page");
-                    for row in 0..ROWS {
-                        let weight = weights[row][slot];
-                        for (sum, value) in sums[row].iter_mut().zip(values) {
-                            *sum = weight.mul_add(*value, *sum);
-                        }
-                    }
-                }
-                for row in 0..ROWS {
-                    out[row * head_dim + dim..][..16].copy_from_slice(&sums[row]);
-                }
-                dim += 16;
+            let mut max = running.max;
+            for weight in &weights[visible.clone()] {
+                max = if *weight > max { *weight } else { max };
             }
-            for dim in dim..head_dim {
-                for row in 0..ROWS {
-                    let mut sum = out[row * head_dim + dim];
-                    for slot in 0..end {
-                        sum = weights[row][slot].mul_add(page.values[slot * head_dim + dim], sum);
-                    }
-                    out[row * head_dim + dim] = sum;
+            if max > running.max {
+                let shrink = exp(running.max - max);
+                running.max = max;
+                scale(&mut running.sums, shrink);
+                scale(out, shrink);
+            }
+            for (slot, (weight, sum)) in weights.iter_mut().zip(&mut running.sums).enumerate() {
+                let seen = exp(*weight - max);
+                *weight = if visible.contains(&slot) { seen } else { 0.0 };
+                *sum += *weight;
+            }
+            for slot in visible.clone() {
+                let weight = weights[slot];
+                for (out, value) in out.iter_mut().zip(&values[slot * head_dim..][..head_dim]) {
+                    *out = weight.mul_add(*value, *out);
                 }
             }
         }
     }
 }
 
+/// Some query rows after some segments.
+struct Attended {
+    /// (R)
+    running: Vec<Running>,
+    /// (R, D)
+    out: Vec<f32>,
+}
+
+impl Attended {
+    fn new(n_rows: usize, head_dim: usize) -> Self {
+        Self { running: vec![Running::EMPTY; n_rows], out: vec![0.0; n_rows * head_dim] }
+    }
+
+    fn clear(&mut self) {
+        self.running.fill(Running::EMPTY);
+        self.out.fill(0.0);
+    }
+
+    /// Takes in the segment that follows.
+    fn merge(&mut self, isa: Isa, next: &Self, head_dim: usize) {
+        let rows = self.running.iter_mut().zip(&next.running);
+        let outs = self.out.chunks_exact_mut(head_dim).zip(next.out.chunks_exact(head_dim));
+        for ((running, next), (out, next_out)) in rows.zip(outs) {
+            let max = if next.max > running.max { next.max } else { running.max };
+            let (old, new) = (exp(running.max - max), exp(next.max - max));
+            running.max = max;
+            blend(isa, &mut running.sums, old, &next.sums, new);
+            blend(isa, out, old, next_out, new);
+        }
+    }
+
+    fn normalize(&mut self, head_dim: usize) {
+        for (out, running) in self.out.chunks_exact_mut(head_dim).zip(&self.running) {
+            let sum: f32 = running.sums.iter().sum();
+            if sum > 0.0 {
+                for out in out {
+                    *out /= sum;
+                }
+            }
+        }
+    }
+}
+
+stamped! {
+    fn blend(old: &mut [f32], old_weight: f32, new: &[f32], new_weight: f32) {
+        for (old, new) in old.iter_mut().zip(new) {
+            *old = new.mul_add(new_weight, *old * old_weight);
+        }
+    }
+}
+
+/// What one task computes: a kv head of a block of tokens, over some segments of their sequence.
+struct Task<'a> {
+    block: Span<'a>,
+    kv_head_idx: usize,
+    segments: Range<usize>,
+}
+
 impl Compute {
-    /// Causal attention of one layer: a batch of queries over their sequences' pages.
+    /// Causal attention of a batch of queries over their sequences' pages.
     ///
     /// # Shapes
     /// `queries`: (T, H, D); `out`: (T, H * D), resized here and quantised.
     ///
     /// # Numerics
-    /// Scores, softmax and sums in f32 over the stored keys and values; weights that a window
-    /// hides are exactly 0, so pages outside it are not read.
+    /// Scores, softmax and sums in f32 over the stored keys and values.
     pub fn attention(
         &self,
         shape: AttentionShape,
@@ -450,7 +505,7 @@ impl Compute {
         assert_eq!(queries.len(), n_tokens * n_cols, "queries of a batch");
         out.resize(n_tokens, n_cols);
 
-        let mut blocks = Vec::new();
+        let mut tasks = Vec::new();
         for span in spans {
             assert!(span.first_row + span.n_rows <= n_tokens, "rows of a span");
             assert!(
@@ -464,187 +519,168 @@ impl Compute {
                     position: span.position + first,
                     pages: span.pages,
                 };
-                blocks.extend((0..shape.n_kv_heads).map(|kv_head_idx| (block, kv_head_idx)));
+                let segments = block.segments(layer);
+                tasks.extend((0..shape.n_kv_heads).map(|kv_head_idx| Task {
+                    block,
+                    kv_head_idx,
+                    segments: segments.clone(),
+                }));
             }
         }
-        // The longest first, so that no thread is left with one at the end.
-        blocks.reverse();
-
         let group = shape.n_heads / shape.n_kv_heads;
+        let width = group * shape.head_dim;
+        let pool = self.pool();
+        let call = Call { shape, layer, queries };
         let rows = out.shared_rows();
-        self.pool().run(blocks.len(), &|block_idx| {
-            let (block, kv_head_idx) = blocks[block_idx];
-            let result = self.attend(shape, layer, queries, block, kv_head_idx);
-            let width = group * shape.head_dim;
-            for (token_idx, result) in result.chunks_exact(width).take(block.n_rows).enumerate() {
+        let finish = |task: &Task<'_>, mut attended: Attended| {
+            attended.normalize(shape.head_dim);
+            for (token_idx, attended) in attended.out.chunks_exact(width).enumerate() {
+                let row_idx = task.block.first_row + token_idx;
                 // SAFETY: a kv head's columns of a row belong to the one task that has them.
-                let out = unsafe {
-                    rows.columns(block.first_row + token_idx, kv_head_idx * width, width)
-                };
-                out.copy_from_slice(result);
+                let out = unsafe { rows.columns(row_idx, task.kv_head_idx * width, width) };
+                out.copy_from_slice(attended);
             }
-        });
+        };
+        let n_segments: usize = tasks.iter().map(|task| task.segments.len()).sum();
+        if tasks.len() >= pool.n_threads() * 4 || n_segments == tasks.len() {
+            // The longest first, so that no thread is left with one at the end.
+            tasks.sort_by_key(|task| Reverse(task.segments.len()));
+            pool.run(tasks.len(), &|task_idx| {
+                let task = &tasks[task_idx];
+                finish(task, self.attend(&call, task));
+            });
+        } else {
+            let pieces: Vec<Task<'_>> = tasks
+                .iter()
+                .flat_map(|task| {
+                    task.segments.clone().map(|segment| Task {
+                        block: task.block,
+                        kv_head_idx: task.kv_head_idx,
+                        segments: segment..segment + 1,
+                    })
+                })
+                .collect();
+            let attended: Vec<OnceLock<Attended>> =
+                pieces.iter().map(|_| OnceLock::new()).collect();
+            pool.run(pieces.len(), &|piece_idx| {
+                attended[piece_idx].get_or_init(|| self.attend(&call, &pieces[piece_idx]));
+            });
+            let mut attended = attended.into_iter().filter_map(OnceLock::into_inner);
+            for task in &tasks {
+                let mut total = Attended::new(task.block.n_rows * group, shape.head_dim);
+                for segment in attended.by_ref().take(task.segments.len()) {
+                    total.merge(self.isa(), &segment, shape.head_dim);
+                }
+                finish(task, total);
+            }
+        }
         self.quantize(out);
     }
 
-    /// One kv head of one block of tokens: (tokens, H / G, D), padded to whole row blocks.
-    fn attend(
-        &self,
-        shape: AttentionShape,
-        layer: AttentionLayer,
-        queries: &[f32],
-        block: Span<'_>,
-        kv_head_idx: usize,
-    ) -> Vec<f32> {
+    /// One kv head of one block of tokens over its segments: rows (tokens, H / G).
+    fn attend(&self, call: &Call<'_>, task: &Task<'_>) -> Attended {
+        let Call { shape, layer, queries } = *call;
+        let Task { block, kv_head_idx, ref segments } = *task;
         let head_dim = shape.head_dim;
         let group = shape.n_heads / shape.n_kv_heads;
-        let n_rows = (block.n_rows * group).next_multiple_of(ROWS);
+        let n_rows = block.n_rows * group;
+        let width = group * head_dim;
 
-        let mut scaled = vec![0.0; n_rows * head_dim];
-        for token_idx in 0..block.n_rows {
-            let row = block.first_row + token_idx;
-            let from = (row * shape.n_heads + kv_head_idx * group) * head_dim;
-            let width = group * head_dim;
-            for (scaled, query) in
-                scaled[token_idx * width..][..width].iter_mut().zip(&queries[from..][..width])
-            {
-                *scaled = query * layer.scale;
-            }
+        let mut scaled = Vec::with_capacity(n_rows * head_dim); // (tokens, H / G, D)
+        for row_idx in block.first_row..block.first_row + block.n_rows {
+            let from = (row_idx * shape.n_heads + kv_head_idx * group) * head_dim;
+            scaled.extend(queries[from..][..width].iter().map(|query| query * layer.scale));
         }
-        let mut out = vec![0.0; n_rows * head_dim];
-        let mut running = vec![Running { max: f32::MIN, sums: [0.0; PAGE_TOKENS] }; n_rows];
-        let mut visible = vec![[0; 2]; n_rows];
-        let mut keys = vec![0.0; shape.side()];
-        let mut values = vec![0.0; shape.side()];
+        let mut total = Attended::new(n_rows, head_dim);
+        let mut segment = Attended::new(n_rows, head_dim);
+        let mut visible = vec![0..0; n_rows];
+        let mut floats = Vec::new();
         let n_keys = block.position + block.n_rows;
-        let first_page = layer.first_key(block.position) / PAGE_TOKENS;
-        for page_idx in first_page..n_keys.div_ceil(PAGE_TOKENS) {
-            let page_start = page_idx * PAGE_TOKENS;
-            for (row, visible) in visible.iter_mut().take(block.n_rows * group).enumerate() {
-                let position = block.position + row / group;
-                *visible = [layer.first_key(position), position + 1]
-                    .map(|key| key.saturating_sub(page_start).min(PAGE_TOKENS));
-            }
-            let page = &block.pages[page_idx];
-            page.read(self.isa(), (layer.layer_idx, kv_head_idx), &mut keys, &mut values);
-            let visit = PageVisit {
-                queries: &scaled,
-                keys: &keys,
-                values: &values,
-                visible: &visible,
-                soft_cap: layer.soft_cap,
-                running: &mut running,
-                out: &mut out,
-                head_dim,
-            };
-            visit_page(self.isa(), visit);
-        }
-        for (out, running) in out.chunks_exact_mut(head_dim).zip(&running) {
-            let sum: f32 = running.sums.iter().sum();
-            if sum > 0.0 {
-                for out in out {
-                    *out /= sum;
+        let last_page = n_keys.div_ceil(PAGE_TOKENS).min(segments.end * SEGMENT_PAGES);
+        let head = |page_idx: usize| block.pages[page_idx].head(layer.layer_idx, kv_head_idx);
+        for segment_idx in segments.clone() {
+            segment.clear();
+            let first_page = segment_idx * SEGMENT_PAGES;
+            let end_page = last_page.min(first_page + SEGMENT_PAGES);
+            for page_idx in first_page..end_page {
+                let first_key = page_idx * PAGE_TOKENS;
+                for (row, visible) in visible.iter_mut().enumerate() {
+                    let end = block.position + row / group + 1;
+                    let start = layer.first_key(end - 1);
+                    *visible = start.saturating_sub(first_key).min(PAGE_TOKENS)
+                        ..end.saturating_sub(first_key).min(PAGE_TOKENS);
                 }
+                let visit = PageVisit {
+                    queries: &scaled,
+                    page: head(page_idx),
+                    next: (page_idx + 1 < last_page).then(|| head(page_idx + 1)),
+                    visible: &visible,
+                    soft_cap: layer.soft_cap,
+                    running: &mut segment.running,
+                    out: &mut segment.out,
+                    head_dim,
+                };
+                self.visit(visit, &mut floats);
             }
+            total.merge(self.isa(), &segment, head_dim);
         }
-        out
+        total
+    }
+
+    fn visit(&self, visit: PageVisit<'_>, floats: &mut Vec<f32>) {
+        let isa = self.isa();
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 && visit.head_dim.is_multiple_of(16) {
+            let page = match visit.page {
+                packed @ PageHead::Q8 { .. } => {
+                    let (keys, values) = packed.widen(isa, visit.head_dim, floats);
+                    PageHead::F32 { keys, values }
+                }
+                page => page,
+            };
+            return crate::attention_x86::visit_page_512(PageVisit { page, ..visit });
+        }
+        let (keys, values) = visit.page.widen(isa, visit.head_dim, floats);
+        visit_page(isa, visit, keys, values);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// One page full of numbers, every token written on its own, in any order.
-    fn page(shape: AttentionShape, kv_type: KvType, numbers: &[f32]) -> KvPage {
-        let mut page = KvPage::new(shape, kv_type);
-        let width = shape.n_kv_heads * shape.head_dim;
-        for layer_idx in 0..shape.n_layers {
-            for slot in (0..PAGE_TOKENS).rev() {
-                let from = (layer_idx * PAGE_TOKENS + slot) * 2 * width;
-                let (keys, values) = numbers[from..][..2 * width].split_at(width);
-                page.write(layer_idx, slot, keys, values);
+impl<'a> PageHead<'a> {
+    /// Keys (D, 32) and values (32, D) as floats, in `floats` where they are not already.
+    fn widen(self, isa: Isa, head_dim: usize, floats: &'a mut Vec<f32>) -> (&'a [f32], &'a [f32]) {
+        let side = PAGE_TOKENS * head_dim;
+        if let PageHead::F32 { keys, values } = self {
+            return (keys, values);
+        }
+        floats.resize(2 * side, 0.0);
+        let (wide_keys, wide_values) = floats.split_at_mut(side);
+        match self {
+            PageHead::F32 { .. } => {}
+            PageHead::F16 { keys, values } => {
+                keys.convert_to_f32_slice(wide_keys);
+                values.convert_to_f32_slice(wide_values);
+            }
+            PageHead::Q8 { codes, scales } => {
+                unpack_q8(isa, codes, scales, head_dim, (&mut *wide_keys, &mut *wide_values));
             }
         }
-        page
+        (wide_keys, wide_values)
     }
+}
 
-    fn all(page: &KvPage, isa: Isa) -> Vec<f32> {
-        let shape = page.shape;
-        let mut result = Vec::new();
-        let (mut keys, mut values) = (vec![0.0; shape.side()], vec![0.0; shape.side()]);
-        for layer_idx in 0..shape.n_layers {
-            for kv_head_idx in 0..shape.n_kv_heads {
-                page.read(isa, (layer_idx, kv_head_idx), &mut keys, &mut values);
-                result.extend_from_slice(&keys);
-                result.extend_from_slice(&values);
-            }
-        }
-        result
-    }
+/// What all tasks of a call share.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    shape: AttentionShape,
+    layer: AttentionLayer,
+    queries: &'a [f32],
+}
 
-    fn bits(numbers: &[f32]) -> Vec<u32> {
-        numbers.iter().map(|x| x.to_bits()).collect()
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn q8_pages_are_near_their_floats_and_the_same_on_every_isa(
-            head_dim in prop::sample::select(vec![1_usize, 8, 24, 32, 40, 64, 80, 128]),
-            n_kv_heads in 1..3_usize,
-            seed: u32,
-            exponent in -30..20_i32,
-        ) {
-            let shape = AttentionShape { n_layers: 2, n_heads: n_kv_heads, n_kv_heads, head_dim };
-            let n_numbers = 2 * PAGE_TOKENS * 2 * n_kv_heads * head_dim;
-            let mut state = seed;
-            let numbers: Vec<f32> = (0..n_numbers).map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state.cast_signed() as f32) * 2.0_f32.powi(exponent - 31)
-            }).collect();
-            let exact = all(&page(shape, KvType::F32, &numbers), Isa::Scalar);
-            let packed = page(shape, KvType::Q8, &numbers);
-            let plain = all(&packed, Isa::Scalar);
-            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-                prop_assert_eq!(bits(&all(&packed, isa)), bits(&plain));
-            }
-            // Half a step of the largest number, the scale's own rounding, and f16's smallest step.
-            let max = 2.0_f32.powi(exponent);
-            let tolerance = max / 127.0 * 0.57 + 127.0 * 2.0_f32.powi(-25);
-            for (got, exact) in plain.iter().zip(&exact) {
-                prop_assert!((got - exact).abs() <= tolerance, "{} for {}", got, exact);
-            }
-        }
-
-        #[test]
-        fn bytes_of_a_page_are_the_page(seed: u32) {
-            let shape = AttentionShape { n_layers: 2, n_heads: 2, n_kv_heads: 2, head_dim: 40 };
-            let numbers: Vec<f32> =
-                (0..2 * PAGE_TOKENS * 160).map(|at| ((seed as usize + at * 37) % 101) as f32 - 50.0).collect();
-            for kv_type in [KvType::F16, KvType::F32, KvType::Q8] {
-                let page = page(shape, kv_type, &numbers);
-                let mut bytes = Vec::new();
-                page.write_bytes(&mut bytes);
-                prop_assert_eq!(bytes.len(), kv_type.page_bytes(shape));
-                let back = KvPage::from_bytes(shape, kv_type, &bytes).unwrap();
-                prop_assert_eq!(bits(&all(&back, Isa::Scalar)), bits(&all(&page, Isa::Scalar)));
-                prop_assert!(KvPage::from_bytes(shape, kv_type, &bytes[1..]).is_none());
-            }
-        }
-    }
-
-    #[test]
-    fn one_infinite_number_spoils_only_its_block() {
-        let shape = AttentionShape { n_layers: 1, n_heads: 1, n_kv_heads: 1, head_dim: 64 };
-        let mut numbers = vec![1.0; PAGE_TOKENS * 128];
-        numbers[3] = f32::INFINITY;
-        numbers[40] = f32::NAN;
-        let read = all(&page(shape, KvType::Q8, &numbers), Isa::Scalar);
-        assert!(read.iter().all(|x| x.is_finite()));
-        let n_changed = read.iter().filter(|x| (**x - 1.0).abs() > 0.01).count();
-        assert_eq!(n_changed, 32 + 1);
+impl Span<'_> {
+    /// The segments in which some token of the span sees something.
+    fn segments(&self, layer: AttentionLayer) -> Range<usize> {
+        const SEGMENT_TOKENS: usize = SEGMENT_PAGES * PAGE_TOKENS;
+        let first_key = layer.first_key(self.position);
+        first_key / SEGMENT_TOKENS..(self.position + self.n_rows).div_ceil(SEGMENT_TOKENS)
     }
 }

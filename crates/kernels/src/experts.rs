@@ -7,7 +7,7 @@
 
 use crate::activations::Activations;
 use crate::blocks::BlockType;
-use crate::matmul::{chunk_tiles, for_each_token, tile_kernel};
+use crate::matmul::{TokenBlock, chunk_tiles, copy_sums, for_each_token, tile_kernel};
 use crate::packed::{PackError, PackedMatrix, TILE_ROWS};
 use crate::pool::ThreadPool;
 use crate::router::Routes;
@@ -193,24 +193,28 @@ impl Compute {
         let n_chosen = rows.chosen.len();
         let n_tiles = jobs.iter().map(|job| job.weights.n_tiles() * n_chosen).sum::<usize>();
         let chunk_tiles = chunk_tiles(self.pool(), n_tiles);
+        let inputs = |expert_idx| {
+            if is_shared { 0..1 } else { rows.starts[expert_idx]..rows.starts[expert_idx + 1] }
+        };
+        let blocks: Vec<Vec<TokenBlock<'_>>> =
+            rows.chosen.iter().map(|&expert_idx| x.blocks(inputs(expert_idx)).collect()).collect();
         self.pool().run(n_tiles.div_ceil(chunk_tiles), &|chunk_idx| {
             let end = n_tiles.min((chunk_idx + 1) * chunk_tiles);
             for flat_idx in chunk_idx * chunk_tiles..end {
                 let (job, chosen_idx, tile_idx) = find_tile(&jobs, n_chosen, flat_idx);
                 let expert_idx = rows.chosen[chosen_idx];
-                let (first_row, end_row) = (rows.starts[expert_idx], rows.starts[expert_idx + 1]);
                 let n_weights = job.weights.n_rows;
                 let first_weight = tile_idx * TILE_ROWS;
                 let n_lanes = TILE_ROWS.min(n_weights - first_weight);
                 let matrix = &job.weights.matrix;
                 let tile = matrix.tile(expert_idx * job.weights.n_tiles() + tile_idx);
-                let inputs = if is_shared { 0..1 } else { first_row..end_row };
-                let shift = first_row - inputs.start;
-                for_each_token(kernel, (matrix.layout(), tile), x, inputs, |input_idx, sums| {
+                let shift = rows.starts[expert_idx] - inputs(expert_idx).start;
+                let tile = (matrix.layout(), tile);
+                for_each_token(kernel, tile, &blocks[chosen_idx], |input_idx, sums| {
                     let at = (input_idx + shift) * n_weights + first_weight;
                     // SAFETY: a tile's outputs for a row belong to the one task that has the tile.
                     let out = unsafe { job.out.take(at, n_lanes) };
-                    out.copy_from_slice(&sums[..n_lanes]);
+                    copy_sums(out, sums);
                 });
             }
         });

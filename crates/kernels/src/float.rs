@@ -14,21 +14,21 @@ const LANES: usize = 16;
 /// Cody-Waite reduction to `|r| <= ln(2)/2`, then the Taylor polynomial of degree 7.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
     let n = (x * std::f32::consts::LOG2_E).round_ties_even();
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
-    let mut p = 1.0 / 5040.0;
-    p = r.mul_add(p, 1.0 / 720.0);
-    p = r.mul_add(p, 1.0 / 120.0);
-    p = r.mul_add(p, 1.0 / 24.0);
-    p = r.mul_add(p, 1.0 / 6.0);
-    p = r.mul_add(p, 0.5);
-    p = r.mul_add(p, 1.0);
-    p = r.mul_add(p, 1.0);
+    let mut p = EXP_POLYNOMIAL[0];
+    for coefficient in &EXP_POLYNOMIAL[1..] {
+        p = r.mul_add(p, *coefficient);
+    }
     let power = f32::from_bits(((n as i32).wrapping_add(127) << 23) as u32);
     if x < -87.3 { 0.0 } else { p * power }
 }
+
+pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
+pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
+/// From the highest power down.
+pub(crate) const EXP_POLYNOMIAL: [f32; 8] =
+    [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
 
 /// `1 + e^x`; infinite from 88 on, where `exp` has no value.
 #[inline(always)]

@@ -19,6 +19,8 @@ pub mod quantize;
 
 mod activations;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod attention_x86;
 mod compute;
 mod experts;
 mod float;

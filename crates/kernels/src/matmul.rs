@@ -15,12 +15,15 @@ use crate::pool::ThreadPool;
 use crate::shared_slice::SharedSlice;
 use crate::{Compute, Isa};
 
-/// Tokens that one call of a tile kernel handles at most: as many as have room in registers.
-pub(crate) const MAX_TILE_TOKENS: usize = 8;
+/// Tokens that one call of a tile kernel handles at most: enough that the call costs nothing, few
+/// enough that their outputs stay in the nearest cache.
+pub(crate) const MAX_TILE_TOKENS: usize = 32;
 
 /// A few tokens' activations, as the tile kernels read them.
 #[derive(Clone, Copy)]
 pub(crate) struct TokenBlock<'a> {
+    pub(crate) first_row: usize,
+    pub(crate) n_rows: usize,
     pub(crate) stride: usize,
     pub(crate) values: &'a [f32],
     pub(crate) codes: &'a [i8],
@@ -35,9 +38,17 @@ pub(crate) struct TokenBlock<'a> {
 pub(crate) type TileKernel = fn(Layout, &[u8], TokenBlock<'_>, &mut [[f32; TILE_ROWS]]);
 
 impl Activations {
+    /// Rows in blocks of [`MAX_TILE_TOKENS`]; the last may be shorter.
+    pub(crate) fn blocks(&self, rows: Range<usize>) -> impl Iterator<Item = TokenBlock<'_>> {
+        let firsts = rows.clone().step_by(MAX_TILE_TOKENS);
+        firsts.map(move |first| self.block(first, MAX_TILE_TOKENS.min(rows.end - first)))
+    }
+
     fn block(&self, first: usize, n: usize) -> TokenBlock<'_> {
         let panels = self.stride / PANEL_COLS;
         TokenBlock {
+            first_row: first,
+            n_rows: n,
             stride: self.stride,
             values: &self.values[first * self.stride..][..n * self.stride],
             codes: &self.codes[first * self.stride..][..n * self.stride],
@@ -127,13 +138,17 @@ impl Compute {
     /// # Panics
     /// If a shape does not fit.
     pub fn matmul(&self, x: &Activations, products: &mut [(&PackedMatrix, &mut [f32])]) {
-        self.product(x, products, |out, sums| out.copy_from_slice(sums));
+        self.product(x, products, copy_sums);
     }
 
     /// `out += x * weights^T`: a projection back into the residual stream.
     pub fn matmul_add(&self, x: &Activations, weights: &PackedMatrix, out: &mut [f32]) {
         self.product(x, &mut [(weights, out)], |out, sums| {
-            out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+            // A whole tile's rows have a length that the compiler knows.
+            match out.as_mut_array() {
+                Some(out) => add_sums::<TILE_ROWS>(out, sums),
+                None => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
+            }
         });
     }
 
@@ -141,7 +156,7 @@ impl Compute {
         &self,
         x: &Activations,
         products: &mut [(&PackedMatrix, &mut [f32])],
-        store: impl Fn(&mut [f32], &[f32]) + Sync,
+        store: impl Fn(&mut [f32], &[f32; TILE_ROWS]) + Sync,
     ) {
         let n_tokens = x.n_rows();
         for (weights, out) in products.iter() {
@@ -155,6 +170,7 @@ impl Compute {
             .collect();
         let n_tiles: usize = jobs.iter().map(|job| job.weights.n_tiles()).sum();
         let chunk_tiles = chunk_tiles(self.pool(), n_tiles);
+        let blocks: Vec<TokenBlock<'_>> = x.blocks(0..n_tokens).collect();
         self.pool().run(n_tiles.div_ceil(chunk_tiles), &|chunk_idx| {
             let end = n_tiles.min((chunk_idx + 1) * chunk_tiles);
             for flat_idx in chunk_idx * chunk_tiles..end {
@@ -163,29 +179,39 @@ impl Compute {
                 let first_row = tile_idx * TILE_ROWS;
                 let n_lanes = TILE_ROWS.min(n_rows - first_row);
                 let tile = (job.weights.layout(), job.weights.tile(tile_idx));
-                for_each_token(kernel, tile, x, 0..n_tokens, |token_idx, sums| {
+                for_each_token(kernel, tile, &blocks, |token_idx, sums| {
                     // SAFETY: a tile's rows of a token belong to the one task that has the tile.
                     let out = unsafe { job.out.take(token_idx * n_rows + first_row, n_lanes) };
-                    store(out, &sums[..n_lanes]);
+                    store(out, sums);
                 });
             }
         });
     }
 }
 
-/// Computes one tile for a range of tokens and hands each token's 16 sums to `store`.
+/// Computes one tile for blocks of tokens and hands each token's 16 sums to `store`.
 pub(crate) fn for_each_token(
     kernel: TileKernel,
     (layout, tile): (Layout, &[u8]),
-    x: &Activations,
-    tokens: Range<usize>,
+    blocks: &[TokenBlock<'_>],
     mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
 ) {
     let mut sums = [[0.0; TILE_ROWS]; MAX_TILE_TOKENS];
-    for first in tokens.clone().step_by(MAX_TILE_TOKENS) {
-        let n = MAX_TILE_TOKENS.min(tokens.end - first);
-        kernel(layout, tile, x.block(first, n), &mut sums[..n]);
-        (first..).zip(&sums[..n]).for_each(|(token_idx, sums)| store(token_idx, sums));
+    for block in blocks {
+        let sums = &mut sums[..block.n_rows];
+        kernel(layout, tile, *block, sums);
+        (block.first_row..).zip(sums).for_each(|(token_idx, sums)| store(token_idx, sums));
+    }
+}
+
+/// The outputs of a tile that has as many rows as `out` is long.
+pub(crate) fn copy_sums(out: &mut [f32], sums: &[f32; TILE_ROWS]) {
+    out.copy_from_slice(&sums[..out.len()]);
+}
+
+fn add_sums<const N: usize>(out: &mut [f32; N], sums: &[f32; N]) {
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out += sum;
     }
 }
 

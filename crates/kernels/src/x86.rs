@@ -4,6 +4,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::activations::QuantizedRow;
 use crate::matmul::{MAX_TILE_TOKENS, TokenBlock};
 use crate::packed::{Layout, PANEL_COLS, TILE_ROWS};
 
@@ -86,6 +87,51 @@ pub(crate) fn avx2_tile(
     by_layout!(layout, quant_256, float_256, tile, x, out, [4, 2, 1]);
 }
 
+/// # Panics
+/// If a length does not fit.
+pub(crate) fn quantize_row_512(values: &[f32], mut out: QuantizedRow<'_>) {
+    let n_panels = values.len() / PANEL_COLS;
+    assert_eq!(out.codes.len(), n_panels * PANEL_COLS, "codes of the row");
+    assert_eq!(out.scales.len(), n_panels, "scales of the row");
+    assert_eq!(out.neg_sums.len(), n_panels, "sums of the row");
+    assert_eq!(out.neg_scaled_sums.len(), n_panels, "scaled sums of the row");
+    assert_eq!(out.neg_half_sums.len(), n_panels * 2, "half sums of the row");
+    // SAFETY: the processor has the features; lengths are checked.
+    unsafe { quantize_panels(values, &mut out) };
+}
+
+/// # Safety
+/// The features, and lengths as [`quantize_row_512`] checks them.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn quantize_panels(values: &[f32], out: &mut QuantizedRow<'_>) {
+    let sign_bit = _mm_set1_epi8(i8::MIN);
+    for (panel_idx, values) in values.as_chunks::<PANEL_COLS>().0.iter().enumerate() {
+        // SAFETY: 16 readable floats; unaligned.
+        let halves = [0, 16].map(|at| unsafe { _mm512_loadu_ps(values[at..][..16].as_ptr()) });
+        let [low, high] = halves.map(|half| _mm512_castps_si512(_mm512_abs_ps(half)));
+        let largest = f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(low, high)));
+        let scale = largest / 127.0;
+        let inverse = _mm512_set1_ps(if scale > 0.0 { 127.0 / largest } else { 0.0 });
+        let mut sums = [0_i32; 2];
+        for (half_idx, half) in halves.into_iter().enumerate() {
+            // Rounds to nearest, ties to even: no other rounding is ever set.
+            let wide = _mm512_cvtps_epi32(_mm512_mul_ps(half, inverse));
+            let codes = _mm512_cvtepi32_epi8(wide);
+            let at = out.codes[panel_idx * PANEL_COLS + half_idx * 16..][..16].as_mut_ptr();
+            // SAFETY: 16 writable bytes; unaligned.
+            unsafe { _mm_storeu_si128(at.cast(), codes) };
+            // Sums of bytes are of unsigned ones: each is 128 too large.
+            let sum = _mm_sad_epu8(_mm_xor_si128(codes, sign_bit), _mm_setzero_si128());
+            sums[half_idx] = 16 * 128 - _mm_extract_epi32::<0>(sum) - _mm_extract_epi32::<2>(sum);
+        }
+        out.scales[panel_idx] = scale;
+        out.neg_sums[panel_idx] = sums[0] + sums[1];
+        out.neg_scaled_sums[panel_idx] = (sums[0] + sums[1]) as f32 * scale;
+        out.neg_half_sums[panel_idx * 2] = sums[0];
+        out.neg_half_sums[panel_idx * 2 + 1] = sums[1];
+    }
+}
+
 /// Four-bit codes; else a byte each.
 const NIBBLE: u8 = 1;
 /// A scale for each half panel; else for the whole.
@@ -129,6 +175,14 @@ unsafe fn quant_512<const T: usize, const KIND: u8>(
     let low_mask = _mm512_set1_epi8(0x0f);
     let mut sums = [_mm512_setzero_ps(); T];
     for (panel_idx, panel) in tile.chunks_exact(const { panel_bytes(KIND) }).enumerate() {
+        if T > 1 && first == 0 {
+            // The tile that follows: products of several tokens are too long for the processor to
+            // look that far ahead by itself.
+            for at in (0..panel.len()).step_by(64) {
+                let ahead = panel.as_ptr().wrapping_add(tile.len() + at);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            }
+        }
         let load = |at: usize| {
             let bytes: &[u8; 64] = panel[at..].first_chunk().expect("inside the panel");
             // SAFETY: 64 readable bytes; unaligned.

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use rapport_engine::{
-    CacheScope, Constraint, Ending, EngineEvent, EngineRequest, Phase, SubmitError, UserKey,
+    CacheKey, CacheScope, Constraint, Ending, EngineEvent, EngineRequest, Phase, SubmitError,
+    UserKey,
 };
 use rapport_model::chat_template::{CivilTime, Conversation, TemplateError};
 use rapport_model::tokenizer::{ControlText, Segment, Start, StreamDecoder, Tokenizer, Trust};
@@ -225,6 +226,7 @@ pub(crate) fn prepare(
 
     let seed = request.sampling.seed.unwrap_or_else(fresh_seed);
     let answer_phase_idx = phases.len() - 1;
+    let user = *request.caller.key.first_chunk().expect("a key has 32 bytes");
     Ok(Job {
         reply: ReplyState {
             language: Arc::clone(language),
@@ -243,15 +245,14 @@ pub(crate) fn prepare(
             format_loss,
             is_over: false,
         },
-        // One person's model: everything is theirs, and nobody is there to share with.
         engine_request: EngineRequest {
             prompt,
             phases,
             sampling: request.sampling,
             seed,
-            user: UserKey::default(),
-            priority: 0,
-            cache: CacheScope::default(),
+            user: UserKey(u64::from_le_bytes(user)),
+            priority: request.caller.priority,
+            cache: CacheScope { key: CacheKey(request.caller.key), shared: None },
         },
     })
 }

@@ -108,7 +108,8 @@ fn perplexity_and_first_choices_agree_with_llama_cpp() {
     );
     assert!((perplexity / llama_cpp - 1.0).abs() < 0.005, "{perplexity} for {llama_cpp}");
     // Both engines round activations to 8 bits, so neither can agree with the other more often
-    // than with the float result; ours agrees with that at least as often as llama.cpp's.
-    assert!(n_exact >= n_theirs_exact, "{n_exact} of {n}, llama.cpp {n_theirs_exact}");
+    // than with the float result. Ours agrees with that as often as llama.cpp's but for chance: of
+    // some sixty disagreements each, ten are about one standard deviation of the difference.
+    assert!(n_exact + 10 >= n_theirs_exact, "{n_exact} of {n}, llama.cpp {n_theirs_exact}");
     assert!(n_like_theirs * 100 >= n * 95, "{n_like_theirs} of {n}");
 }

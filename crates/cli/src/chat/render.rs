@@ -417,20 +417,24 @@ mod tests {
     /// at the ends, space at the end of a line, space where wrapping broke a line, and indentation
     /// too deep for the width.
     fn assert_same_text(printed: &str, text: &str) {
-        let is_space = |c: &char| matches!(c, ' ' | '\t');
         let text = text.trim_end_matches([' ', '\t', '\n']);
         let n_blank = text.find(|c| !" \t\n".contains(c)).unwrap_or(text.len());
         let text = &text[text[..n_blank].rfind('\n').map_or(0, |end| end + 1)..];
 
-        let mut expected = text.chars().peekable();
+        // By graphemes: a space that carries a mark is no space.
+        let is_space = |grapheme: &&str| matches!(*grapheme, " " | "\t");
+        let mut expected = text.graphemes(true).peekable();
         let mut at_line_start = true;
-        for c in printed.strip_suffix('\n').unwrap_or(printed).chars() {
-            if c == '\n' || (at_line_start && !is_space(&c)) {
+        for grapheme in printed.strip_suffix('\n').unwrap_or(printed).graphemes(true) {
+            if grapheme == "\n" || (at_line_start && !is_space(&grapheme)) {
                 while expected.next_if(is_space).is_some() {}
             }
-            let same = expected.next_if_eq(&c).is_some();
-            assert!(same || c == '\n', "{printed:?} at {c:?}, where {text:?} has {expected:?}");
-            at_line_start = c == '\n';
+            let same = expected.next_if_eq(&grapheme).is_some();
+            assert!(
+                same || grapheme == "\n",
+                "{printed:?} at {grapheme:?}, where {text:?} has {expected:?}"
+            );
+            at_line_start = grapheme == "\n";
         }
         assert_eq!(expected.next(), None, "left out of {printed:?}");
     }

@@ -1,0 +1,78 @@
+//! `rapport bench`: how fast, and how far from what the machine could do.
+//!
+//! Every kind prints a table for people and, as the last line, the same as one line of JSON.
+
+mod batch;
+mod compare;
+mod long;
+mod options;
+mod prefix;
+mod speed;
+
+use std::io::Write;
+use std::path::Path;
+
+use rapport_kernels::Compute;
+use rapport_model::Transformer;
+use rapport_model::gguf::Gguf;
+
+use crate::pull;
+pub(crate) use options::BenchOptions;
+use options::{BenchKind, CommonOptions};
+
+pub(crate) fn run(options: &BenchOptions, home: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    match &options.kind {
+        BenchKind::Decode(options) => speed::run(speed::Kind::Decode, options, home, out),
+        BenchKind::Prefill(options) => speed::run(speed::Kind::Prefill, options, home, out),
+        BenchKind::Batch(options) => batch::run(options, home, out),
+        BenchKind::Prefix(options) => prefix::run(options, home, out),
+        BenchKind::Long(options) => long::run(options, home, out),
+        BenchKind::Compare(options) => compare::run(options, home, out),
+    }
+}
+
+/// The model that is measured.
+struct Subject {
+    name: String,
+    compute: Compute,
+    model: Transformer,
+}
+
+impl Subject {
+    fn load(options: &CommonOptions, home: &Path) -> anyhow::Result<Self> {
+        let path = pull::resolve(&options.model, home)?;
+        let compute = options.compute.compute();
+        let model = Transformer::load(&Gguf::open(&path)?, &compute)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, compute, model })
+    }
+
+    /// The lines that every table begins with.
+    fn write_head(&self, what: &str, out: &mut impl Write) -> std::io::Result<()> {
+        writeln!(out, "model            {}", self.name)?;
+        writeln!(out, "what             {what}")?;
+        let (isa, n_threads) = (self.compute.isa(), self.compute.pool().n_threads());
+        writeln!(out, "instruction set  {isa}, {n_threads} threads")
+    }
+
+    /// A token that no text would hold next: each position of each stream its own.
+    fn token(&self, stream_idx: usize, position: usize) -> u32 {
+        ((position * 7919 + stream_idx * 104_729) % self.model.n_vocab()) as u32
+    }
+}
+
+/// The middle one; of an even number the upper.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// With one digit after the point, as the JSON lines have it.
+fn rounded(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+/// A ratio with three digits after the point.
+fn rounded_share(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
