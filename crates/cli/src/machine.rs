@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::time::Instant;
 
 use rapport_kernels::{Isa, ThreadPool};
 
-use crate::pull;
+use rapport_cli::pull::{self, Paths};
 
 /// Cores that do arithmetic: hyper-threads of one core share its units, so they count once.
 pub(crate) fn physical_cores() -> NonZeroUsize {
@@ -47,7 +46,7 @@ pub(crate) fn read_bandwidth(pool: &ThreadPool) -> f64 {
 }
 
 /// `rapport doctor`: what the machine has, and what would help.
-pub(crate) fn doctor(home: &Path, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn doctor(paths: &Paths, out: &mut impl Write) -> io::Result<()> {
     let cores = physical_cores();
     writeln!(out, "cores            {cores} physical")?;
     let available: Vec<&str> =
@@ -67,6 +66,7 @@ pub(crate) fn doctor(home: &Path, out: &mut impl Write) -> io::Result<()> {
     }
     let pool = ThreadPool::new(cores);
     writeln!(out, "memory reads     {:.1} GB/s", read_bandwidth(&pool) / 1e9)?;
+    let home = paths.cache.as_path();
     let existing = home.ancestors().find(|folder| folder.exists()).unwrap_or(home);
     if let Ok(stat) = rustix::fs::statvfs(existing) {
         let megabytes = stat.f_bavail * stat.f_frsize / 1_000_000;
@@ -78,7 +78,7 @@ pub(crate) fn doctor(home: &Path, out: &mut impl Write) -> io::Result<()> {
             )?;
         }
     }
-    match pull::resolve(pull::DEFAULT_MODEL, home) {
+    match pull::resolve(pull::DEFAULT_MODEL, paths) {
         Ok(path) => writeln!(out, "default model    {}", path.display()),
         Err(error) => writeln!(out, "default model    ! {error}"),
     }

@@ -6,25 +6,29 @@
 #![expect(clippy::print_stderr, reason = "errors and progress go there")]
 
 mod bench;
+mod config;
 mod files;
 mod machine;
 mod measure;
 mod options;
-mod pull;
 mod talk;
 
-use std::io;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
+use rapport_cli::models;
+use rapport_cli::pull::{self, ModelReference, Paths, ProgressStyleChoice};
 
-use options::{Cli, Command};
+use config::Config;
+use options::{Cli, Command, ConfigCommand, PullCommand};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    run(cli.command).unwrap_or_else(|error| {
+    run().unwrap_or_else(|error| {
         // Whoever reads the output has what they wanted, as `head` has.
         if error.downcast_ref::<io::Error>().is_some_and(is_broken_pipe) {
             return ExitCode::SUCCESS;
@@ -51,36 +55,68 @@ fn described(error: &anyhow::Error) -> String {
     })
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let home = home()?;
+fn run() -> anyhow::Result<ExitCode> {
+    let config = Config::load(Paths::from_environment(os_variable).config, variable)?;
+    let paths = Paths::from_environment(|name| {
+        let from_file = |key| config.get(key).map(OsString::from);
+        os_variable(name).or_else(|| match name {
+            "HF_ENDPOINT" => from_file("hub.endpoint"),
+            "HF_TOKEN" => from_file("hub.token"),
+            _ => None,
+        })
+    });
+    let matches = config.apply(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let out = &mut io::stdout();
-    match command {
-        Command::Chat(options) => return talk::run(options, &home),
-        Command::Pull { name } => {
-            pull::pull(&name, &home, &|line| eprintln!("{line}"))?;
+    match cli.command {
+        Command::Chat(options) => return talk::run(options, &paths),
+        Command::Pull(options) => bring(&options, &paths)?,
+        Command::Models { json } => {
+            let rows = models::list(&paths)?;
+            let text = if json { models::json(&rows) + "\n" } else { models::table(&rows) };
+            out.write_all(text.as_bytes())?;
         }
-        Command::Models => pull::list(&home, out)?,
+        Command::Config(ConfigCommand::Show { json }) => config.show(json, out)?,
         Command::Inspect { file } => files::inspect(&file, out)?,
         Command::Quantize(options) => files::quantize(&options, out)?,
-        Command::Doctor => machine::doctor(&home, out)?,
-        Command::Bench(options) => bench::run(&options, &home, out)?,
-        Command::Logits(options) => measure::logits(&options, &home, out)?,
-        Command::Perplexity(options) => measure::perplexity(&options, &home, out)?,
+        Command::Doctor => machine::doctor(&paths, out)?,
+        Command::Bench(options) => bench::run(&options, &paths, out)?,
+        Command::Logits(options) => measure::logits(&options, &paths, out)?,
+        Command::Perplexity(options) => measure::perplexity(&options, &paths, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// An environment variable that is set and not empty.
-#[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+/// `rapport pull`; Ctrl-C stops it within a moment, and a download goes on from there next time.
+fn bring(options: &PullCommand, paths: &Paths) -> anyhow::Result<()> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&cancelled))
+        .context("cannot listen for Ctrl-C")?;
+    let pulled = pull::run(&pull::PullOptions {
+        model: &ModelReference::parse(&options.model)?,
+        from: options.from.as_deref(),
+        paths,
+        python: &options.python,
+        progress: if options.quiet {
+            ProgressStyleChoice::Hidden
+        } else {
+            ProgressStyleChoice::Automatic
+        },
+        cancelled: &cancelled,
+    })?;
+    if !options.quiet {
+        let already = if pulled.was_here { "already " } else { "" };
+        eprintln!("{} is {already}at {}", pulled.name, pulled.path.display());
+    }
+    Ok(())
 }
 
-/// Where models and the chat's history are kept.
-fn home() -> anyhow::Result<PathBuf> {
-    variable("RAPPORT_HOME")
-        .map(PathBuf::from)
-        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| PathBuf::from(cache).join("rapport")))
-        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".cache/rapport")))
-        .context("no home folder: set RAPPORT_HOME to a folder for models")
+#[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+fn os_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// An environment variable that is set, not empty and Unicode.
+fn variable(name: &str) -> Option<String> {
+    os_variable(name)?.into_string().ok()
 }

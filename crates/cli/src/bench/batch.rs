@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rapport_cli::pull::Paths;
 use rapport_engine::{
     CacheKey, CacheScope, Engine, EngineConfig, EngineEvent, EngineRequest, Phase, UserKey,
 };
@@ -17,8 +17,12 @@ use super::{Subject, median, rounded, rounded_share};
 const N_PROMPT: usize = 128;
 const N_REPLY: usize = 64;
 
-pub(super) fn run(options: &BatchOptions, home: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut subject = Subject::load(&options.common, home)?;
+pub(super) fn run(
+    options: &BatchOptions,
+    paths: &Paths,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let mut subject = Subject::load(&options.common, paths)?;
     let what = format!(
         "replies of {N_REPLY} tokens to prompts of {N_PROMPT}, median of {}",
         options.common.runs

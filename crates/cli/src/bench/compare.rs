@@ -1,10 +1,10 @@
 //! Another engine beside this one, in turn, so that both meet the same machine.
 
 use std::io::Write;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
+use rapport_cli::pull::Paths;
 use serde_json::json;
 
 use super::options::{CompareKind, CompareOptions};
@@ -13,7 +13,7 @@ use super::{Subject, median, rounded, rounded_share};
 
 pub(super) fn run(
     options: &CompareOptions,
-    home: &Path,
+    paths: &Paths,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
     let common = &options.speed.common;
@@ -21,7 +21,7 @@ pub(super) fn run(
         CompareKind::Decode => Kind::Decode,
         CompareKind::Prefill => Kind::Prefill,
     };
-    let subject = Subject::load(common, home)?;
+    let subject = Subject::load(common, paths)?;
     let n_tokens = kind.n_tokens(&options.speed);
     let what = format!("{}, {n_tokens} tokens, {} pairs in turn", kind.as_str(), common.runs);
     subject.write_head(&what, out)?;

@@ -1,10 +1,10 @@
 //! How a long context slows writing down.
 
 use std::io::Write;
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::ensure;
+use rapport_cli::pull::Paths;
 use serde_json::json;
 
 use super::options::LongOptions;
@@ -15,8 +15,12 @@ use super::{Subject, median, rounded, rounded_share};
 const N_WRITTEN: usize = 32;
 const PASS_TOKENS: usize = 256;
 
-pub(super) fn run(options: &LongOptions, home: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-    let subject = Subject::load(&options.common, home)?;
+pub(super) fn run(
+    options: &LongOptions,
+    paths: &Paths,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let subject = Subject::load(&options.common, paths)?;
     let room = subject.model.architecture().context_tokens - N_WRITTEN;
     let mut contexts: Vec<usize> =
         options.contexts.iter().map(|n| n.get()).filter(|n| *n <= room).collect();

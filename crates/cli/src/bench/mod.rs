@@ -10,24 +10,27 @@ mod prefix;
 mod speed;
 
 use std::io::Write;
-use std::path::Path;
 
 use rapport_kernels::Compute;
 use rapport_model::Transformer;
 use rapport_model::gguf::Gguf;
 
-use crate::pull;
 pub(crate) use options::BenchOptions;
 use options::{BenchKind, CommonOptions};
+use rapport_cli::pull::{self, Paths};
 
-pub(crate) fn run(options: &BenchOptions, home: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+pub(crate) fn run(
+    options: &BenchOptions,
+    paths: &Paths,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     match &options.kind {
-        BenchKind::Decode(options) => speed::run(speed::Kind::Decode, options, home, out),
-        BenchKind::Prefill(options) => speed::run(speed::Kind::Prefill, options, home, out),
-        BenchKind::Batch(options) => batch::run(options, home, out),
-        BenchKind::Prefix(options) => prefix::run(options, home, out),
-        BenchKind::Long(options) => long::run(options, home, out),
-        BenchKind::Compare(options) => compare::run(options, home, out),
+        BenchKind::Decode(options) => speed::run(speed::Kind::Decode, options, paths, out),
+        BenchKind::Prefill(options) => speed::run(speed::Kind::Prefill, options, paths, out),
+        BenchKind::Batch(options) => batch::run(options, paths, out),
+        BenchKind::Prefix(options) => prefix::run(options, paths, out),
+        BenchKind::Long(options) => long::run(options, paths, out),
+        BenchKind::Compare(options) => compare::run(options, paths, out),
     }
 }
 
@@ -39,8 +42,8 @@ struct Subject {
 }
 
 impl Subject {
-    fn load(options: &CommonOptions, home: &Path) -> anyhow::Result<Self> {
-        let path = pull::resolve(&options.model, home)?;
+    fn load(options: &CommonOptions, paths: &Paths) -> anyhow::Result<Self> {
+        let path = pull::resolve(&options.model, paths)?;
         let compute = options.compute.compute();
         let model = Transformer::load(&Gguf::open(&path)?, &compute)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 
 use clap::{Args, Subcommand, ValueEnum};
+use rapport_cli::pull::DEFAULT_MODEL;
 
 use crate::options::ComputeOptions;
-use crate::pull::DEFAULT_MODEL;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchOptions {
@@ -32,7 +32,7 @@ pub(super) enum BenchKind {
 #[derive(Debug, Args)]
 pub(super) struct CommonOptions {
     /// A model of the catalogue, or the path of a .gguf file
-    #[arg(long, env = "RAPPORT_MODEL", default_value = DEFAULT_MODEL)]
+    #[arg(long, default_value = DEFAULT_MODEL)]
     pub(super) model: String,
     /// Runs, of which the median counts
     #[arg(long, default_value = "5")]

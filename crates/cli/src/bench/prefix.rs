@@ -1,10 +1,10 @@
 //! How long a returning conversation waits for its first token.
 
 use std::io::Write;
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::ensure;
+use rapport_cli::pull::Paths;
 use rapport_engine::{
     CacheKey, CacheScope, CachedTokens, DiskConfig, Engine, EngineConfig, EngineEvent,
     EngineRequest, Phase, UserKey,
@@ -22,10 +22,10 @@ const CACHE_BYTES: u64 = 1 << 30;
 
 pub(super) fn run(
     options: &PrefixOptions,
-    home: &Path,
+    paths: &Paths,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let mut subject = Subject::load(&options.common, home)?;
+    let mut subject = Subject::load(&options.common, paths)?;
     let n_before = options.tokens.get();
     let room = subject.model.architecture().context_tokens;
     ensure!(

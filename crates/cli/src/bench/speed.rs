@@ -2,10 +2,10 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rapport_cli::pull::Paths;
 use rapport_kernels::{KvPage, KvType, PAGE_TOKENS};
 use rapport_model::{Batch, BatchSequence, Logits, Scratch};
 use serde_json::json;
@@ -49,10 +49,10 @@ impl Kind {
 pub(super) fn run(
     kind: Kind,
     options: &SpeedOptions,
-    home: &Path,
+    paths: &Paths,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let subject = Subject::load(&options.common, home)?;
+    let subject = Subject::load(&options.common, paths)?;
     let n_tokens = kind.n_tokens(options);
     // One run to warm up, then those that count.
     let mut rates: Vec<f64> =

@@ -1,0 +1,374 @@
+//! Settings from the environment and `config.toml`, read once.
+//!
+//! A flag wins over its `RAPPORT_*` variable, which wins over the file, which wins over what is
+//! built in. [`Config::apply`] makes what was found the defaults of the flags, so that the commands
+//! know of flags alone.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rapport_cli::chat::Settings;
+use rapport_cli::pull::{DEFAULT_MODEL, ModelReference};
+use rapport_kernels::Isa;
+use rapport_types::{Mode, SamplingDraft, ThinkingBudget};
+use serde_json::json;
+
+/// One thing that can be set.
+struct Setting {
+    /// Its key in the file; what is before the point is a table.
+    key: &'static str,
+    variable: &'static str,
+    /// The flag, and the only command that has it in this meaning; `None` for all.
+    flag: Option<(&'static str, Option<&'static str>)>,
+    is_secret: bool,
+    default: fn() -> String,
+    check: fn(&str) -> Result<(), String>,
+}
+
+const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "model",
+        variable: "RAPPORT_MODEL",
+        flag: Some(("model", None)),
+        is_secret: false,
+        default: || DEFAULT_MODEL.to_owned(),
+        check: |text| ModelReference::parse(text).map(drop).map_err(|error| error.to_string()),
+    },
+    Setting {
+        key: "threads",
+        variable: "RAPPORT_THREADS",
+        flag: Some(("threads", None)),
+        is_secret: false,
+        default: || crate::machine::physical_cores().to_string(),
+        check: parses::<NonZeroUsize>,
+    },
+    Setting {
+        key: "isa",
+        variable: "RAPPORT_ISA",
+        flag: Some(("isa", None)),
+        is_secret: false,
+        default: || Isa::detect().to_string(),
+        check: parses::<Isa>,
+    },
+    Setting {
+        key: "chat.mode",
+        variable: "RAPPORT_MODE",
+        flag: Some(("mode", Some("chat"))),
+        is_secret: false,
+        default: || Mode::Auto.to_string(),
+        check: parses::<Mode>,
+    },
+    Setting {
+        key: "chat.budget",
+        variable: "RAPPORT_BUDGET",
+        flag: Some(("budget", Some("chat"))),
+        is_secret: false,
+        default: || ThinkingBudget::Medium.to_string(),
+        check: parses::<ThinkingBudget>,
+    },
+    Setting {
+        key: "chat.temperature",
+        variable: "RAPPORT_TEMPERATURE",
+        flag: Some(("temperature", Some("chat"))),
+        is_secret: false,
+        default: || SamplingDraft::default().temperature.to_string(),
+        check: |text| {
+            let temperature = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+            let draft = SamplingDraft { temperature, ..SamplingDraft::default() };
+            draft.validate().map(drop).map_err(|error| error.to_string())
+        },
+    },
+    Setting {
+        key: "chat.max_tokens",
+        variable: "RAPPORT_MAX_TOKENS",
+        flag: Some(("max_tokens", Some("chat"))),
+        is_secret: false,
+        default: || Settings::DEFAULT_MAX_TOKENS.to_string(),
+        check: parses::<NonZeroU32>,
+    },
+    Setting {
+        key: "chat.system",
+        variable: "RAPPORT_SYSTEM",
+        flag: Some(("system", Some("chat"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "hub.endpoint",
+        variable: "HF_ENDPOINT",
+        flag: None,
+        is_secret: false,
+        default: String::new,
+        check: |text| {
+            let is_address = text.starts_with("https://") || text.starts_with("http://");
+            is_address.then_some(()).ok_or_else(|| format!("`{text}` is not an http(s) address"))
+        },
+    },
+    Setting {
+        key: "hub.token",
+        variable: "HF_TOKEN",
+        flag: None,
+        is_secret: true,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+];
+
+fn parses<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<(), String> {
+    text.parse::<T>().map(drop).map_err(|error| format!("`{text}`: {error}"))
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{path} cannot be read: {source}", path = path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{path} is not valid TOML: {source}", path = path.display())]
+    Syntax { path: PathBuf, source: Box<toml::de::Error> },
+    #[error(
+        "{path} has the unknown key `{key}`{}; `rapport config show` lists all",
+        nearest.map_or(String::new(), |nearest| format!(", did you mean `{nearest}`?")),
+        path = path.display()
+    )]
+    UnknownKey { path: PathBuf, key: String, nearest: Option<&'static str> },
+    #[error("`{name}` in {origin} is not valid: {reason}")]
+    Value { name: &'static str, origin: String, reason: String },
+}
+
+/// Where a value came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layer {
+    Environment,
+    File,
+}
+
+/// The settings that are not as built in.
+#[derive(Debug)]
+pub(crate) struct Config {
+    path: PathBuf,
+    values: BTreeMap<&'static str, (String, Layer)>,
+}
+
+impl Config {
+    /// Reads `path`, if it is there, and the variables that `variable` looks up.
+    ///
+    /// # Errors
+    /// Anything in either that is not a setting or not valid.
+    pub(crate) fn load(
+        path: PathBuf,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut values = BTreeMap::new();
+        match std::fs::read_to_string(&path) {
+            Ok(text) => read_file(&path, &text, &mut values)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(ConfigError::Unreadable { path, source }),
+        }
+        for setting in SETTINGS {
+            if let Some(value) = variable(setting.variable) {
+                (setting.check)(&value).map_err(|reason| ConfigError::Value {
+                    name: setting.variable,
+                    origin: "the environment".to_owned(),
+                    reason: hidden(setting, reason),
+                })?;
+                values.insert(setting.key, (value, Layer::Environment));
+            }
+        }
+        Ok(Self { path, values })
+    }
+
+    /// What is set for a key, unless it is as built in.
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(|(value, _)| value.as_str())
+    }
+
+    /// Makes the settings the defaults of the flags.
+    pub(crate) fn apply(&self, command: clap::Command) -> clap::Command {
+        let command = command.mut_subcommands(|command| self.apply(command));
+        let name = command.get_name().to_owned();
+        command.mut_args(|argument| match self.default_of(&name, argument.get_id().as_str()) {
+            Some(value) => argument.default_value(value),
+            None => argument,
+        })
+    }
+
+    fn default_of(&self, command: &str, flag: &str) -> Option<String> {
+        let setting = SETTINGS.iter().find(|setting| {
+            setting.flag.is_some_and(|(id, only)| {
+                id == flag && only.is_none_or(|only_command| only_command == command)
+            })
+        })?;
+        self.get(setting.key).map(str::to_owned)
+    }
+
+    /// `rapport config show`: every setting, what it is and who said so.
+    pub(crate) fn show(&self, as_json: bool, out: &mut impl Write) -> io::Result<()> {
+        let rows: Vec<(&str, String, String)> = SETTINGS
+            .iter()
+            .map(|setting| {
+                let (value, source) = match self.values.get(setting.key) {
+                    Some((value, Layer::Environment)) => {
+                        (value.clone(), setting.variable.to_owned())
+                    }
+                    Some((value, Layer::File)) => (value.clone(), self.path.display().to_string()),
+                    None => ((setting.default)(), "default".to_owned()),
+                };
+                (setting.key, hidden(setting, value), source)
+            })
+            .collect();
+        if as_json {
+            let settings: serde_json::Map<_, _> = rows
+                .into_iter()
+                .map(|(key, value, source)| {
+                    (key.to_owned(), json!({ "value": value, "source": source }))
+                })
+                .collect();
+            let path = self.path.display().to_string();
+            return writeln!(out, "{:#}", json!({ "file": path, "settings": settings }));
+        }
+        let note = if self.path.exists() { "" } else { " (not there)" };
+        writeln!(out, "# {}{note}", self.path.display())?;
+        for (key, value, source) in rows {
+            let value = if value.is_empty() { "-" } else { &value };
+            writeln!(out, "{key:<17} {value:<24} {source}")?;
+        }
+        Ok(())
+    }
+}
+
+fn hidden(setting: &Setting, value: String) -> String {
+    if setting.is_secret && !value.is_empty() { "(set)".to_owned() } else { value }
+}
+
+fn read_file(
+    path: &Path,
+    text: &str,
+    values: &mut BTreeMap<&'static str, (String, Layer)>,
+) -> Result<(), ConfigError> {
+    let table: toml::Table = toml::from_str(text).map_err(|source| ConfigError::Syntax {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
+    let is_table = |key: &str| SETTINGS.iter().any(|s| s.key.split('.').next() == Some(key));
+    let mut leaves = Vec::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) if is_table(&key) => {
+                leaves.extend(
+                    inner.into_iter().map(|(name, value)| (format!("{key}.{name}"), value)),
+                );
+            }
+            value => leaves.push((key, value)),
+        }
+    }
+    for (key, value) in leaves {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
+            let similarity = |setting: &&Setting| strsim::jaro_winkler(setting.key, &key);
+            let nearest = SETTINGS
+                .iter()
+                .filter(|setting| similarity(setting) > 0.8)
+                .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
+                .map(|setting| setting.key);
+            return Err(ConfigError::UnknownKey { path: path.to_owned(), key, nearest });
+        };
+        let text = match value {
+            toml::Value::String(text) => Ok(text),
+            toml::Value::Integer(number) => Ok(number.to_string()),
+            toml::Value::Float(number) => Ok(number.to_string()),
+            value => Err(format!("it is a {}, not a text or a number", value.type_str())),
+        };
+        let value =
+            text.and_then(|text| (setting.check)(&text).map(|()| text)).map_err(|reason| {
+                ConfigError::Value {
+                    name: setting.key,
+                    origin: path.display().to_string(),
+                    reason: hidden(setting, reason),
+                }
+            })?;
+        values.insert(setting.key, (value, Layer::File));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches};
+
+    use super::*;
+    use crate::options::{Cli, Command};
+
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(path, |name| {
+            variables.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn chat_mode(config: &Config, arguments: &[&str]) -> Mode {
+        let arguments = ["rapport", "chat"].iter().chain(arguments);
+        let matches = config.apply(Cli::command()).try_get_matches_from(arguments).unwrap();
+        match Cli::from_arg_matches(&matches).unwrap().command {
+            Command::Chat(options) => options.mode,
+            _ => unreachable!("the command is chat"),
+        }
+    }
+
+    #[test]
+    fn flags_win_over_variables_over_the_file_over_defaults() {
+        let none = load("", &[]).unwrap();
+        assert_eq!(chat_mode(&none, &[]), Mode::Auto);
+        let file = load("[chat]\nmode = \"fast\"", &[]).unwrap();
+        assert_eq!(chat_mode(&file, &[]), Mode::Fast);
+        let both = load("[chat]\nmode = \"fast\"", &[("RAPPORT_MODE", "thinking")]).unwrap();
+        assert_eq!(chat_mode(&both, &[]), Mode::Thinking);
+        assert_eq!(chat_mode(&both, &["--mode", "auto"]), Mode::Auto);
+    }
+
+    #[test]
+    fn every_flag_of_a_setting_exists() {
+        let cli = Cli::command();
+        for setting in SETTINGS {
+            let Some((flag, only)) = setting.flag else { continue };
+            let command = cli.find_subcommand(only.unwrap_or("chat")).unwrap();
+            assert!(command.get_arguments().any(|a| a.get_id() == flag), "{}", setting.key);
+            (setting.check)(&(setting.default)()).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_to_do() {
+        let error = |text: &str| load(text, &[]).unwrap_err().to_string();
+        assert!(error("modell = \"x\"").contains("did you mean `model`?"));
+        assert!(error("[chat]\nmod = \"fast\"").contains("did you mean `chat.mode`?"));
+        assert!(error("[zzz]\nmode = 1").contains("unknown key `zzz`"));
+        let mode = error("[chat]\nmode = \"slow\"");
+        assert!(mode.contains("`chat.mode`") && mode.contains("fast, thinking or auto"), "{mode}");
+        assert!(error("threads = 0").contains("`threads`"));
+        assert!(error("threads = true").contains("boolean"));
+        assert!(error("[chat]\ntemperature = 3.1").contains("3.1:"));
+        assert!(error("model = ").contains("not valid TOML"));
+        let error = load("", &[("RAPPORT_THREADS", "many")]).unwrap_err().to_string();
+        assert!(error.contains("`RAPPORT_THREADS` in the environment"), "{error}");
+    }
+
+    #[test]
+    fn each_value_is_shown_with_its_source_and_secrets_are_not() {
+        let config = load("threads = 3\n[hub]\ntoken = \"hush\"", &[("RAPPORT_MODE", "fast")]);
+        let config = config.unwrap();
+        for as_json in [false, true] {
+            let mut out = Vec::new();
+            config.show(as_json, &mut out).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            assert!(!text.contains("hush"), "{text}");
+            for part in ["config.toml", "RAPPORT_MODE", "(set)", "default", "chat.max_tokens"] {
+                assert!(text.contains(part), "{part} in {text}");
+            }
+        }
+    }
+}
