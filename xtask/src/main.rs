@@ -13,8 +13,16 @@ const EDGES: &[(&str, &[&str])] = &[
     ("rapport-local", &["rapport-engine", "rapport-kernels", "rapport-model", "rapport-types"]),
     (
         "rapport-cli",
-        &["rapport-engine", "rapport-kernels", "rapport-local", "rapport-model", "rapport-types"],
+        &[
+            "rapport-engine",
+            "rapport-kernels",
+            "rapport-local",
+            "rapport-model",
+            "rapport-server",
+            "rapport-types",
+        ],
     ),
+    ("rapport-server", &["rapport-types"]),
     ("rapport-testkit", &["rapport-types"]),
 ];
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -94,6 +95,30 @@ const SETTINGS: &[Setting] = &[
         variable: "RAPPORT_SYSTEM",
         flag: Some(("system", Some("chat"))),
         is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.host",
+        variable: "RAPPORT_HOST",
+        flag: Some(("host", Some("serve"))),
+        is_secret: false,
+        default: || "127.0.0.1".to_owned(),
+        check: parses::<IpAddr>,
+    },
+    Setting {
+        key: "serve.port",
+        variable: "RAPPORT_PORT",
+        flag: Some(("port", Some("serve"))),
+        is_secret: false,
+        default: || "8080".to_owned(),
+        check: parses::<u16>,
+    },
+    Setting {
+        key: "serve.api_key",
+        variable: "RAPPORT_API_KEY",
+        flag: None,
+        is_secret: true,
         default: String::new,
         check: |_| Ok(()),
     },

@@ -11,6 +11,7 @@ mod files;
 mod machine;
 mod measure;
 mod options;
+mod serve;
 mod talk;
 
 use std::ffi::OsString;
@@ -77,6 +78,10 @@ fn run() -> anyhow::Result<ExitCode> {
             out.write_all(text.as_bytes())?;
         }
         Command::Config(ConfigCommand::Show { json }) => config.show(json, out)?,
+        Command::Serve(options) => {
+            let api_key = config.get("serve.api_key").map(str::to_owned);
+            serve::run(options, api_key, &paths)?;
+        }
         Command::Inspect { file } => files::inspect(&file, out)?,
         Command::Quantize(options) => files::quantize(&options, out)?,
         Command::Doctor => machine::doctor(&paths, out)?,

@@ -9,6 +9,7 @@ use rapport_kernels::{Compute, Isa};
 use rapport_types::{Mode, OutputFormat, ThinkingBudget};
 
 use crate::bench::BenchOptions;
+use crate::serve::ServeCommand;
 use rapport_cli::chat::Settings;
 use rapport_cli::pull::DEFAULT_MODEL;
 
@@ -24,6 +25,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Talk: in the terminal, or one message through a pipe
     Chat(ChatCommand),
+    /// Serve the model to programs, in OpenAI's protocol
+    Serve(ServeCommand),
     /// Bring a model to this machine
     Pull(PullCommand),
     /// List the models of the catalogue and of this machine

@@ -1,0 +1,5 @@
+//! OpenAI's protocol.
+
+pub(crate) mod chat;
+pub(crate) mod models;
+mod request;
