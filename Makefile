@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: run chat test bench check model build
+.PHONY: run chat serve test bench check model build
 
 build:
 	$(CARGO) build --release --locked -p rapport-cli
@@ -14,6 +14,9 @@ run: chat
 
 chat: model
 	./target/release/rapport chat
+
+serve: model
+	./target/release/rapport serve
 
 test: model
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
