@@ -1,0 +1,68 @@
+"""Drives `rapport serve` with OpenAI's own client. Usage: openai_client.py BASE_URL"""
+
+import json
+import sys
+
+import openai
+
+client = openai.OpenAI(base_url=sys.argv[1], api_key="unused", max_retries=0)
+
+
+def ask(text, **settings):
+    settings = {"model": "rapport-fast", "max_tokens": 12, "temperature": 0, **settings}
+    return client.chat.completions.create(messages=[{"role": "user", "content": text}], **settings)
+
+
+assert [model.id for model in client.models.list()] == ["rapport", "rapport-fast", "rapport-thinking"]
+assert client.models.retrieve("rapport-fast").id == "rapport-fast"
+
+whole = ask("Say hello.")
+text = whole.choices[0].message.content
+assert text and whole.choices[0].finish_reason in ("stop", "length")
+assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+assert whole.usage.completion_tokens_details.reasoning_tokens == 0
+assert whole.system_fingerprint == whole.model_extra["rapport"]["build"]
+
+chunks = list(ask("Say hello.", stream=True, stream_options={"include_usage": True}))
+streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+assert streamed == text, (streamed, text)
+assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+assert chunks[-1].usage.prompt_tokens_details.cached_tokens > 0, "the prompt was asked before"
+
+thinking = ask("I lost my job and feel low.", model="rapport-thinking")
+assert thinking.choices[0].message.reasoning_content
+assert thinking.usage.completion_tokens_details.reasoning_tokens > 0
+parts = [chunk.choices[0].delta for chunk in ask("I feel low.", model="rapport-thinking", stream=True)]
+assert any(getattr(part, "reasoning_content", None) for part in parts)
+auto = ask("Good morning!", model="rapport").model_extra["rapport"]["mode"]
+assert auto["mode"] in ("fast", "thinking") and auto["reason"]
+
+schema = {
+    "type": "object",
+    "properties": {"mood": {"enum": ["calm", "glad", "sad"]}},
+    "required": ["mood"],
+    "additionalProperties": False,
+}
+format = {"type": "json_schema", "json_schema": {"name": "mood", "schema": schema, "strict": True}}
+moods = ask("How do I sound? I won!", response_format=format, n=2, max_tokens=30)
+for choice in moods.choices:
+    mood = json.loads(choice.message.content)
+    assert set(mood) == {"mood"} and mood["mood"] in ("calm", "glad", "sad"), mood
+
+logprobs = ask("Say hello.", logprobs=True, top_logprobs=2).choices[0].logprobs.content
+assert len(logprobs[0].top_logprobs) == 2 and logprobs[0].logprob <= 0
+assert "".join(token.token for token in logprobs).startswith(text[:4])
+
+for settings, error in [
+    ({"temperature": 5}, openai.BadRequestError),
+    ({"model": "nobody"}, openai.NotFoundError),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "strin"}}}},
+     openai.BadRequestError),
+]:
+    try:
+        ask("x", **settings)
+    except error as refused:
+        assert refused.body["message"], refused
+    else:
+        raise AssertionError(f"{settings} was taken")
+print("every call did what the client expects")
