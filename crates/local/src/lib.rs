@@ -80,6 +80,8 @@ impl LocalModel {
         }
         let tokenizer = Tokenizer::new(&vocabulary)
             .map_err(|source| LocalError::Tokenizer { file: file(), source })?;
+        // Before the weights are read, which lets go of the file's pages one after another.
+        let build = build_id(&gguf, path);
         let model = Transformer::load(&gguf, &compute)?;
         if tokenizer.n_vocab() != model.n_vocab() {
             return Err(LocalError::Vocabulary {
@@ -94,7 +96,6 @@ impl LocalModel {
         let template = ChatTemplate::parse(template_source, tokens)
             .map_err(|source| LocalError::Template { file: file(), source })?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let build = build_id(&gguf, path);
         drop(gguf);
 
         let config = EngineConfig {

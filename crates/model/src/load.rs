@@ -44,8 +44,11 @@ impl Loader<'_> {
     ) -> Result<PackedMatrix, LoadError> {
         let tensor = self.gguf.require(name, &[n_cols as u64, n_rows as u64])?;
         let pool = self.compute.pool();
-        PackedMatrix::pack(pool, tensor.info.block_type, (n_rows, n_cols), tensor.bytes)
-            .map_err(|source| self.failed(name, source))
+        let packed =
+            PackedMatrix::pack(pool, tensor.info.block_type, (n_rows, n_cols), tensor.bytes)
+                .map_err(|source| self.failed(name, source));
+        self.gguf.release(&tensor);
+        packed
     }
 
     /// `name.weight`, with `name.bias` where the file has it.
@@ -66,8 +69,10 @@ impl Loader<'_> {
         let dims = [n_cols as u64, n_rows as u64, n_experts as u64];
         let tensor = self.gguf.require(name, &dims)?;
         let (pool, shape) = (self.compute.pool(), (n_experts, n_rows, n_cols));
-        PackedExperts::pack(pool, tensor.info.block_type, shape, tensor.bytes)
-            .map_err(|source| self.failed(name, source))
+        let packed = PackedExperts::pack(pool, tensor.info.block_type, shape, tensor.bytes)
+            .map_err(|source| self.failed(name, source));
+        self.gguf.release(&tensor);
+        packed
     }
 
     fn failed(&self, tensor: &str, source: PackError) -> LoadError {

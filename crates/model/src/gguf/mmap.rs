@@ -33,6 +33,21 @@ impl MappedFile {
         &self.map
     }
 
+    /// Lets go of the memory behind a range; whoever reads it again gets it from the file again.
+    pub(super) fn release(&self, offset: usize, n_bytes: usize) {
+        #[cfg(unix)]
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is shared with the file and never written, so a page that is dropped
+            // comes back as it was.
+            let released = unsafe { self.map.unchecked_advise_range(advice, offset, n_bytes) };
+            // It is advice: without it the pages only stay longer.
+            let _ = released;
+        }
+        #[cfg(not(unix))]
+        let _ = (offset, n_bytes);
+    }
+
     /// How long the file is now.
     pub(super) fn file_bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())

@@ -159,6 +159,15 @@ impl Gguf {
         Ok(tensor)
     }
 
+    /// Lets go of the memory behind a tensor that is not needed again soon: a loader that turns one
+    /// tensor after another into something else then never holds the whole file beside it.
+    pub fn release(&self, tensor: &Tensor<'_>) {
+        if let Contents::Mapped { file, .. } = &self.contents {
+            let start = self.directory.data_start + tensor.info.offset;
+            file.release(start as usize, tensor.bytes.len());
+        }
+    }
+
     /// The bytes of a tensor of this file.
     fn read<'a>(&'a self, info: &'a TensorInfo) -> Result<Tensor<'a>, GgufError> {
         let contents = match &self.contents {
