@@ -54,7 +54,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct PullCommand {
-    /// A model of the catalogue, hub:OWNER/REPO/FILE.gguf[@REVISION], or the path of a .gguf file
+    /// A model of the catalogue, hub:OWNER/REPO/FILE.gguf, that with @REVISION, or a .gguf file
     #[arg(default_value = DEFAULT_MODEL)]
     pub(crate) model: String,
     /// A copy of the model's file that is already here
