@@ -8,7 +8,7 @@ use rapport_kernels::{Compute, Isa};
 use rapport_local::LocalModel;
 use rapport_types::{
     Caller, Event, FinishReason, Generate, GenerateError, Message, Mode, ModeChoice, Outcome,
-    OutputFormat, Request, Role, Sampling, SamplingDraft, ThinkingBudget, reply,
+    OutputFormat, Request, Role, Sampling, SamplingDraft, ThinkingBudget, TokenLogprob, reply,
 };
 
 fn load(isa: Isa, n_threads: usize, kv_tokens: usize) -> LocalModel {
@@ -36,21 +36,26 @@ fn request(text: &str, mode: Mode) -> Request {
 struct Told {
     thought: String,
     text: String,
+    logprobs: Vec<TokenLogprob>,
     outcome: Outcome,
     choice: ModeChoice,
     cached_tokens: u32,
 }
 
 fn tell(model: &LocalModel, request: Request) -> Told {
-    let (mut thought, mut text, mut started) = (String::new(), String::new(), None);
+    let (mut thought, mut text, mut logprobs) = (String::new(), String::new(), Vec::new());
+    let mut started = None;
     for event in reply(model, request).unwrap() {
         match event {
             Event::Started { choice, cached_tokens, .. } => started = Some((choice, cached_tokens)),
             Event::Thought(piece) => thought.push_str(&piece),
-            Event::Text { text: piece, .. } => text.push_str(&piece),
+            Event::Text { text: piece, logprobs: of_piece } => {
+                text.push_str(&piece);
+                logprobs.extend(of_piece);
+            }
             Event::Finished(outcome) => {
                 let (choice, cached_tokens) = started.unwrap();
-                return Told { thought, text, outcome, choice, cached_tokens };
+                return Told { thought, text, logprobs, outcome, choice, cached_tokens };
             }
             Event::Failed(error) => panic!("{error}"),
         }
@@ -107,8 +112,25 @@ fn every_budget_gives_whole_slots_or_says_why_there_is_no_thought() {
     assert_eq!(n_slots_before, 4);
 }
 
+/// A greedy request that reports the log-probabilities of every token and its nearest rivals: two
+/// replies to it are equal only if the numbers they were chosen by are the same bits.
+fn exact_request(text: &str, max_tokens: u32) -> Request {
+    let draft = SamplingDraft { top_logprobs: Some(20), ..(*Sampling::greedy()).clone() };
+    let sampling = draft.validate().unwrap();
+    Request { sampling, max_tokens, ..request(text, Mode::Fast) }
+}
+
+#[track_caller]
+fn assert_same(found: &Told, expected: &Told) {
+    assert_eq!(found.text, expected.text);
+    assert_eq!(found.logprobs, expected.logprobs);
+    // Nothing would be compared if nothing were reported.
+    assert_eq!(found.logprobs.len(), found.outcome.usage.completion_tokens as usize);
+    assert!(found.logprobs.iter().all(|token| token.top.len() == 20));
+}
+
 #[test]
-fn instruction_sets_threads_and_the_cache_do_not_change_the_text() {
+fn threads_and_the_cache_do_not_change_a_bit() {
     let prompts = [
         "Hi!",
         "Tell me a story about a lighthouse.",
@@ -121,19 +143,31 @@ fn instruction_sets_threads_and_the_cache_do_not_change_the_text() {
         "Why is the sky blue?",
         "こんにちは",
     ];
-    let fast = model();
+    let model = model();
     let single = load(Isa::detect(), 1, 4096);
-    let scalar = load(Isa::Scalar, 2, 4096);
     for text in prompts {
-        let ask = || Request { max_tokens: 6, ..request(text, Mode::Fast) };
-        let expected = tell(&fast, ask()).text;
-        assert_eq!(tell(&single, ask()).text, expected);
-        assert_eq!(tell(&scalar, ask()).text, expected);
-        let again = tell(&fast, ask());
-        assert_eq!(again.text, expected);
+        let expected = tell(&model, exact_request(text, 6));
+        assert_same(&tell(&single, exact_request(text, 6)), &expected);
+        let again = tell(&model, exact_request(text, 6));
+        assert_same(&again, &expected);
         // Whole pages of 32 tokens are kept, and the last token is always computed.
         let prompt_tokens = again.outcome.usage.prompt_tokens;
         assert_eq!(again.cached_tokens, (prompt_tokens - 1) / 32 * 32);
+    }
+}
+
+/// Scalar code computes a few tokens a second, so this prompt is short. Its reading is a chunk and
+/// its writing single tokens, so both shapes of every kernel take part.
+#[test]
+fn instruction_sets_do_not_change_a_bit() {
+    let ask = || Request {
+        messages: vec![Message::system("Be kind."), Message::user("I got the job!")],
+        ..exact_request("", 4)
+    };
+    let expected = tell(&model(), ask());
+    assert_eq!(expected.cached_tokens, 0);
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::detect()) {
+        assert_same(&tell(&load(isa, 2, 4096), ask()), &expected);
     }
 }
 
