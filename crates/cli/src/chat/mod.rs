@@ -500,8 +500,8 @@ impl Chat<'_> {
 
         let mut progress = Progress::default();
         let ended = self.follow(&running, &mut progress)?;
-        if let Some(duration) = progress.end_thought((self.clock)()) {
-            self.screen.end_thought(duration, progress.n_thought_characters())?;
+        if progress.end_thought((self.clock)()) {
+            self.screen.end_thought()?;
         }
         self.screen.end_reply()?;
         self.conclude(attempt, progress, ended)
@@ -549,8 +549,8 @@ impl Chat<'_> {
                     self.screen.thought(&piece)?;
                 }
                 Incoming::Event(Event::Text { text, .. }) => {
-                    if let Some(duration) = progress.answer(&text, (self.clock)()) {
-                        self.screen.end_thought(duration, progress.n_thought_characters())?;
+                    if progress.answer(&text, (self.clock)()) {
+                        self.screen.end_thought()?;
                     }
                     self.screen.answer(&text)?;
                 }
@@ -590,6 +590,9 @@ impl Chat<'_> {
                 return self.interrupted();
             }
         };
+        if let Some(duration) = progress.thought_took() {
+            self.screen.folded_thought(duration, outcome.usage.reasoning_tokens)?;
+        }
         let reason = outcome.reason;
         let n_answer_tokens = outcome.usage.completion_tokens;
         let Some(reply) = progress.finish(outcome) else {

@@ -13,6 +13,7 @@ pub(super) struct Progress {
     text: String,
     thought: String,
     thought_began: Option<Duration>,
+    thought_took: Option<Duration>,
     asked: Asked,
 }
 
@@ -45,19 +46,22 @@ impl Progress {
         self.thought.push_str(piece);
     }
 
-    /// Takes a piece of the answer; the first one after a thought gives how long that took.
-    pub(super) fn answer(&mut self, piece: &str, now: Duration) -> Option<Duration> {
+    /// Takes a piece of the answer; whether that ended a thought.
+    pub(super) fn answer(&mut self, piece: &str, now: Duration) -> bool {
         self.text.push_str(piece);
         self.end_thought(now)
     }
 
-    /// The thought is over: how long it took, once.
-    pub(super) fn end_thought(&mut self, now: Duration) -> Option<Duration> {
-        self.thought_began.take().map(|began| now.saturating_sub(began))
+    /// Whether there was a thought to end.
+    pub(super) fn end_thought(&mut self, now: Duration) -> bool {
+        let Some(began) = self.thought_began.take() else { return false };
+        self.thought_took = Some(now.saturating_sub(began));
+        true
     }
 
-    pub(super) fn n_thought_characters(&self) -> usize {
-        self.thought.chars().count()
+    /// How long the thought took, once it is over.
+    pub(super) fn thought_took(&self) -> Option<Duration> {
+        self.thought_took
     }
 
     /// Ctrl-C: during a thought the answer now, else, or again, the end.
@@ -93,9 +97,11 @@ mod tests {
         let mut progress = Progress::default();
         progress.think("feel: ", at(100));
         progress.think("glad", at(900));
-        assert_eq!(progress.answer("Hi", at(1300)), Some(at(1200)));
-        assert_eq!(progress.answer("!", at(1400)), None);
-        assert_eq!(progress.end_thought(at(1500)), None);
+        assert_eq!(progress.thought_took(), None);
+        assert!(progress.answer("Hi", at(1300)));
+        assert!(!progress.answer("!", at(1400)));
+        assert!(!progress.end_thought(at(1500)));
+        assert_eq!(progress.thought_took(), Some(at(1200)));
     }
 
     #[test]

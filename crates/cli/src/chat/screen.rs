@@ -11,6 +11,7 @@ use std::time::Duration;
 use rapport_types::ModeChoice;
 
 use super::command::ThoughtView;
+use super::count;
 use super::input::PROMPT;
 use super::render::{Layout, Wrapper, wrap};
 use super::terminal::{InputKind, OutputKind, Terminal};
@@ -139,25 +140,15 @@ impl<'a> Screen<'a> {
         self.write_aside(&lines, Style::Dim)
     }
 
-    /// The thought is over; `n_characters` of it were written.
-    pub(super) fn end_thought(
-        &mut self,
-        duration: Duration,
-        n_characters: usize,
-    ) -> io::Result<()> {
+    /// The thought is over.
+    pub(super) fn end_thought(&mut self) -> io::Result<()> {
         match std::mem::replace(&mut self.part, Part::None) {
             Part::Thought(mut wrapper) => {
                 let lines = wrapper.finish();
                 self.write_aside(&lines, Style::Dim)?;
                 self.gap()
             }
-            Part::FoldedThought => {
-                self.write_aside(BACK_TO_LINE_START, Style::Plain)?;
-                self.folded_thought(duration, n_characters)
-            }
-            Part::None if self.thought_view == ThoughtView::Folded => {
-                self.folded_thought(duration, n_characters)
-            }
+            Part::FoldedThought => self.write_aside(BACK_TO_LINE_START, Style::Plain),
             part => {
                 self.part = part;
                 Ok(())
@@ -165,11 +156,16 @@ impl<'a> Screen<'a> {
         }
     }
 
-    fn folded_thought(&mut self, duration: Duration, n_characters: usize) -> io::Result<()> {
+    /// What a folded thought took. This comes after the answer, since only the end of a reply says
+    /// how many tokens its thought had.
+    pub(super) fn folded_thought(&mut self, duration: Duration, n_tokens: u32) -> io::Result<()> {
+        if self.thought_view != ThoughtView::Folded || self.is_silent() {
+            return Ok(());
+        }
         let mark = if self.is_capable() { "▸" } else { ">" };
         let seconds = duration.as_secs_f64();
-        let line = format!("{mark} thought for {seconds:.1} s ({n_characters} characters)\n");
-        if self.is_silent() { Ok(()) } else { self.write_aside(&line, Style::Dim) }
+        let tokens = count(n_tokens as usize, "token");
+        self.write_aside(&format!("{mark} thought for {seconds:.1} s ({tokens})\n"), Style::Dim)
     }
 
     /// A piece of the answer.
