@@ -5,6 +5,7 @@
 //! know of flags alone.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -128,10 +129,7 @@ const SETTINGS: &[Setting] = &[
         flag: None,
         is_secret: false,
         default: String::new,
-        check: |text| {
-            let is_address = text.starts_with("https://") || text.starts_with("http://");
-            is_address.then_some(()).ok_or_else(|| format!("`{text}` is not an http(s) address"))
-        },
+        check: endpoint,
     },
     Setting {
         key: "hub.token",
@@ -147,21 +145,41 @@ fn parses<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<(), String> 
     text.parse::<T>().map(drop).map_err(|error| format!("`{text}`: {error}"))
 }
 
+fn endpoint(text: &str) -> Result<(), String> {
+    let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
+        return Err("it is not an http(s) address".to_owned());
+    };
+    // An address is said in messages and records, so it must not carry a secret.
+    if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
+        return Err("it has a name or password in it: say who asks with `hub.token`".to_owned());
+    }
+    Ok(())
+}
+
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("{path} cannot be read: {source}", path = path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("{path} is not valid TOML: {source}", path = path.display())]
-    Syntax { path: PathBuf, source: Box<toml::de::Error> },
-    #[error(
-        "{path} has the unknown key `{key}`{}; `rapport config show` lists all",
-        nearest.map_or(String::new(), |nearest| format!(", did you mean `{nearest}`?")),
-        path = path.display()
-    )]
+    /// Without the line itself: it may hold a secret.
+    #[error("{path} is not valid TOML at line {line}, column {column}: {reason}", path = path.display())]
+    Syntax { path: PathBuf, line: usize, column: usize, reason: String },
+    #[error("{path} has the unknown key `{key}`: {}", instead(*nearest), path = path.display())]
     UnknownKey { path: PathBuf, key: String, nearest: Option<&'static str> },
+    #[error("`{name}` in the environment is not Unicode")]
+    NotUnicode { name: &'static str },
     #[error("`{name}` in {origin} is not valid: {reason}")]
     Value { name: &'static str, origin: String, reason: String },
+}
+
+fn instead(nearest: Option<&str>) -> String {
+    nearest.map_or_else(
+        || {
+            let keys: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
+            format!("there are {}", keys.join(", "))
+        },
+        |nearest| format!("did you mean `{nearest}`?"),
+    )
 }
 
 /// Where a value came from.
@@ -185,7 +203,7 @@ impl Config {
     /// Anything in either that is not a setting or not valid.
     pub(crate) fn load(
         path: PathBuf,
-        variable: impl Fn(&str) -> Option<String>,
+        variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
         let mut values = BTreeMap::new();
         match std::fs::read_to_string(&path) {
@@ -195,8 +213,10 @@ impl Config {
         }
         for setting in SETTINGS {
             if let Some(value) = variable(setting.variable) {
+                let name = setting.variable;
+                let value = value.into_string().map_err(|_| ConfigError::NotUnicode { name })?;
                 (setting.check)(&value).map_err(|reason| ConfigError::Value {
-                    name: setting.variable,
+                    name,
                     origin: "the environment".to_owned(),
                     reason: hidden(setting, reason),
                 })?;
@@ -249,6 +269,7 @@ impl Config {
             let settings: serde_json::Map<_, _> = rows
                 .into_iter()
                 .map(|(key, value, source)| {
+                    let value = (!value.is_empty()).then_some(value);
                     (key.to_owned(), json!({ "value": value, "source": source }))
                 })
                 .collect();
@@ -258,7 +279,7 @@ impl Config {
         let note = if self.path.exists() { "" } else { " (not there)" };
         writeln!(out, "# {}{note}", self.path.display())?;
         for (key, value, source) in rows {
-            let value = if value.is_empty() { "-" } else { &value };
+            let value = if value.is_empty() { "-".to_owned() } else { on_one_line(&value) };
             writeln!(out, "{key:<17} {value:<24} {source}")?;
         }
         Ok(())
@@ -269,35 +290,36 @@ fn hidden(setting: &Setting, value: String) -> String {
     if setting.is_secret && !value.is_empty() { "(set)".to_owned() } else { value }
 }
 
+/// The value with its line ends, and whatever else could steer a terminal, written out.
+fn on_one_line(value: &str) -> String {
+    let mut line = String::with_capacity(value.len());
+    for c in value.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
 fn read_file(
     path: &Path,
     text: &str,
     values: &mut BTreeMap<&'static str, (String, Layer)>,
 ) -> Result<(), ConfigError> {
-    let table: toml::Table = toml::from_str(text).map_err(|source| ConfigError::Syntax {
-        path: path.to_owned(),
-        source: Box::new(source),
-    })?;
-    let is_table = |key: &str| SETTINGS.iter().any(|s| s.key.split('.').next() == Some(key));
-    let mut leaves = Vec::new();
-    for (key, value) in table {
-        match value {
-            toml::Value::Table(inner) if is_table(&key) => {
-                leaves.extend(
-                    inner.into_iter().map(|(name, value)| (format!("{key}.{name}"), value)),
-                );
-            }
-            value => leaves.push((key, value)),
+    let table: toml::Table = toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let before = text.get(..start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        ConfigError::Syntax {
+            path: path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            reason: error.message().to_owned(),
         }
-    }
+    })?;
+    let mut leaves = Vec::new();
+    flatten(table, "", &mut leaves);
     for (key, value) in leaves {
         let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
-            let similarity = |setting: &&Setting| strsim::jaro_winkler(setting.key, &key);
-            let nearest = SETTINGS
-                .iter()
-                .filter(|setting| similarity(setting) > 0.8)
-                .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
-                .map(|setting| setting.key);
+            let nearest = nearest_key(&key);
             return Err(ConfigError::UnknownKey { path: path.to_owned(), key, nearest });
         };
         let text = match value {
@@ -319,6 +341,39 @@ fn read_file(
     Ok(())
 }
 
+/// The values of a table and of those in it, each with its whole key. An empty table that no key
+/// begins with counts as a value, so that it is found to be unknown.
+fn flatten(table: toml::Table, prefix: &str, leaves: &mut Vec<(String, toml::Value)>) {
+    for (name, value) in table {
+        let key = format!("{prefix}{name}");
+        let inside = format!("{key}.");
+        match value {
+            toml::Value::Table(inner)
+                if !inner.is_empty() || SETTINGS.iter().any(|s| s.key.starts_with(&inside)) =>
+            {
+                flatten(inner, &inside, leaves);
+            }
+            value => leaves.push((key, value)),
+        }
+    }
+}
+
+/// The key that was most likely meant: spelt nearly so, or of that name in another table.
+fn nearest_key(key: &str) -> Option<&'static str> {
+    fn name(key: &str) -> &str {
+        key.rsplit('.').next().unwrap_or(key)
+    }
+    let similarity = |known: &str| {
+        strsim::jaro_winkler(known, key).max(strsim::jaro_winkler(name(known), name(key)))
+    };
+    SETTINGS
+        .iter()
+        .map(|setting| (setting.key, similarity(setting.key)))
+        .filter(|(_, similarity)| *similarity > 0.8)
+        .max_by(|(_, a), (_, b)| a.total_cmp(b))
+        .map(|(key, _)| key)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, FromArgMatches};
@@ -331,7 +386,7 @@ mod tests {
         let path = folder.path().join("config.toml");
         std::fs::write(&path, text).unwrap();
         Config::load(path, |name| {
-            variables.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned())
+            variables.iter().find(|(found, _)| *found == name).map(|(_, value)| value.into())
         })
     }
 
@@ -371,15 +426,59 @@ mod tests {
         let error = |text: &str| load(text, &[]).unwrap_err().to_string();
         assert!(error("modell = \"x\"").contains("did you mean `model`?"));
         assert!(error("[chat]\nmod = \"fast\"").contains("did you mean `chat.mode`?"));
-        assert!(error("[zzz]\nmode = 1").contains("unknown key `zzz`"));
+        // A key in the wrong table, in none, and tables that are not there.
+        assert!(error("mode = \"fast\"").contains("did you mean `chat.mode`?"));
+        assert!(error("[chat]\nport = 1").contains("did you mean `serve.port`?"));
+        assert!(error("[chatt]\nmode = 1").contains("unknown key `chatt.mode`: did you mean"));
+        let none = error("[zzz]\nqqq = 1");
+        assert!(none.contains("`zzz.qqq`") && none.contains("hub.token"), "{none}");
+        assert!(error("[zzz]").contains("unknown key `zzz`"));
+        assert!(error("model = {}").contains("table"));
         let mode = error("[chat]\nmode = \"slow\"");
         assert!(mode.contains("`chat.mode`") && mode.contains("fast, thinking or auto"), "{mode}");
         assert!(error("threads = 0").contains("`threads`"));
         assert!(error("threads = true").contains("boolean"));
         assert!(error("[chat]\ntemperature = 3.1").contains("3.1:"));
-        assert!(error("model = ").contains("not valid TOML"));
+        assert!(error("threads = 2\nmodel = ").contains("not valid TOML at line 2, column 9"));
+        assert!(error("[hub]\nendpoint = \"hub.example\"").contains("not an http(s) address"));
         let error = load("", &[("RAPPORT_THREADS", "many")]).unwrap_err().to_string();
         assert!(error.contains("`RAPPORT_THREADS` in the environment"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_not_unicode_is_named() {
+        use std::os::unix::ffi::OsStringExt;
+        let error = Config::load(PathBuf::from("/no/such/config.toml"), |name| {
+            (name == "RAPPORT_MODEL").then(|| OsString::from_vec(vec![0xff]))
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("`RAPPORT_MODEL`"), "{error}");
+    }
+
+    #[test]
+    fn errors_never_show_secrets() {
+        for text in [
+            "[hub]\ntoken = \"hush",
+            "[hub]\ntoken = hush",
+            "[hub]\ntoken = [\"hush\"]",
+            "[hub]\ntoken = \"a\"\ntoken = \"hush\"",
+            "[hub]\nendpoint = \"https://me:hush@hub.example/path\"",
+        ] {
+            let error = load(text, &[]).unwrap_err();
+            let said = format!("{error} {error:?}");
+            assert!(!said.contains("hush"), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_many_lines_is_shown_on_one() {
+        let config = load("[chat]\nsystem = \"one\\ntwo \\u001b[31m\"", &[]).unwrap();
+        let mut out = Vec::new();
+        config.show(false, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("one\\ntwo \\u{1b}[31m"), "{text}");
+        assert_eq!(text.lines().count(), SETTINGS.len() + 1);
     }
 
     #[test]

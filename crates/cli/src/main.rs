@@ -22,8 +22,10 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches};
+use rapport_cli::chat::ExitStatus;
 use rapport_cli::models;
-use rapport_cli::pull::{self, ModelReference, Paths, ProgressStyleChoice};
+use rapport_cli::pull::{self, ModelReference, Paths, ProgressStyleChoice, PullError};
+use signal_hook::consts::SIGINT;
 
 use config::Config;
 use options::{Cli, Command, ConfigCommand, PullCommand};
@@ -57,7 +59,14 @@ fn described(error: &anyhow::Error) -> String {
 }
 
 fn run() -> anyhow::Result<ExitCode> {
-    let config = Config::load(Paths::from_environment(os_variable).config, variable)?;
+    let config = match Config::load(Paths::from_environment(os_variable).config, os_variable) {
+        Ok(config) => config,
+        Err(error) => {
+            // Help and the version are given even so; they end the program here.
+            Cli::command().get_matches();
+            return Err(error.into());
+        }
+    };
     let paths = Paths::from_environment(|name| {
         let from_file = |key| config.get(key).map(OsString::from);
         os_variable(name).or_else(|| match name {
@@ -71,7 +80,7 @@ fn run() -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout();
     match cli.command {
         Command::Chat(options) => return talk::run(options, &paths),
-        Command::Pull(options) => bring(&options, &paths)?,
+        Command::Pull(options) => return bring(&options, &paths),
         Command::Models { json } => {
             let rows = models::list(&paths)?;
             let text = if json { models::json(&rows) + "\n" } else { models::table(&rows) };
@@ -92,11 +101,18 @@ fn run() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `rapport pull`; Ctrl-C stops it within a moment, and a download goes on from there next time.
-fn bring(options: &PullCommand, paths: &Paths) -> anyhow::Result<()> {
+/// `rapport pull`; Ctrl-C stops it within a moment, and a download goes on from there next time. A
+/// second one does not wait for that moment.
+fn bring(options: &PullCommand, paths: &Paths) -> anyhow::Result<ExitCode> {
     let cancelled = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&cancelled))
-        .context("cannot listen for Ctrl-C")?;
+    let interrupted = ExitStatus::Interrupted as u8;
+    signal_hook::flag::register_conditional_shutdown(
+        SIGINT,
+        i32::from(interrupted),
+        Arc::clone(&cancelled),
+    )
+    .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&cancelled)))
+    .context("cannot listen for Ctrl-C")?;
     let pulled = pull::run(&pull::PullOptions {
         model: &ModelReference::parse(&options.model)?,
         from: options.from.as_deref(),
@@ -108,12 +124,19 @@ fn bring(options: &PullCommand, paths: &Paths) -> anyhow::Result<()> {
             ProgressStyleChoice::Automatic
         },
         cancelled: &cancelled,
-    })?;
+    });
+    let pulled = match pulled {
+        Err(error @ PullError::Cancelled) => {
+            eprintln!("rapport: {error}");
+            return Ok(ExitCode::from(interrupted));
+        }
+        pulled => pulled?,
+    };
     if !options.quiet {
         let already = if pulled.was_here { "already " } else { "" };
         eprintln!("{} is {already}at {}", pulled.name, pulled.path.display());
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]

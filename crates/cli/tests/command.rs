@@ -33,6 +33,20 @@ fn an_error_says_each_cause_once() {
 }
 
 #[test]
+fn help_and_the_version_are_given_whatever_the_settings_are() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("config.toml"), "modell = 1").unwrap();
+    for arguments in [["--version"].as_slice(), &["chat", "--help"]] {
+        let output = rapport(home.path(), arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(!output.stdout.is_empty());
+    }
+    let output = rapport(home.path(), &["models"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("did you mean `model`?"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_reader_that_leaves_ends_a_listing_quietly() {
     let home = tempfile::tempdir().unwrap();
     let model = rapport_testkit::default_model();

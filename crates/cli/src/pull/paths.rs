@@ -41,8 +41,8 @@ impl Paths {
     /// Resolves from the variables of the environment that `get` looks up:
     ///
     /// - the cache: `RAPPORT_HOME`, or `rapport` in `XDG_CACHE_HOME` or `~/.cache`;
-    /// - the user's catalogue and settings: `catalog.toml` and `config.toml` in `RAPPORT_HOME`, or in `rapport` in
-    ///   `XDG_CONFIG_HOME` or `~/.config`;
+    /// - the user's catalogue and settings: `catalog.toml` and `config.toml` in `RAPPORT_HOME`, or
+    ///   in `rapport` in `XDG_CONFIG_HOME` or `~/.config`;
     /// - the hub: `HF_ENDPOINT`, `HF_TOKEN`, and `HF_HOME` or `huggingface` in the cache folder.
     ///
     /// Empty variables count as unset, and relative XDG folders are ignored, as their
