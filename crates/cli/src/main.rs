@@ -3,8 +3,6 @@
 //! This crate reads flags and the environment once and wires the others together; each command is
 //! a file.
 
-#![expect(clippy::print_stderr, reason = "errors and progress go there")]
-
 mod bench;
 mod config;
 mod files;
@@ -15,6 +13,7 @@ mod serve;
 mod talk;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,7 +35,7 @@ fn main() -> ExitCode {
         if error.downcast_ref::<io::Error>().is_some_and(is_broken_pipe) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("rapport: {}", described(&error));
+        say(format_args!("rapport: {}", described(&error)));
         ExitCode::FAILURE
     })
 }
@@ -127,16 +126,21 @@ fn bring(options: &PullCommand, paths: &Paths) -> anyhow::Result<ExitCode> {
     });
     let pulled = match pulled {
         Err(error @ PullError::Cancelled) => {
-            eprintln!("rapport: {error}");
+            say(format_args!("rapport: {error}"));
             return Ok(ExitCode::from(interrupted));
         }
         pulled => pulled?,
     };
     if !options.quiet {
         let already = if pulled.was_here { "already " } else { "" };
-        eprintln!("{} is {already}at {}", pulled.name, pulled.path.display());
+        say(format_args!("{} is {already}at {}", pulled.name, pulled.path.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a line to the error output. Whoever closed it wants none, and that fails nothing.
+fn say(line: fmt::Arguments<'_>) {
+    let _closed = writeln!(io::stderr(), "{line}");
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]

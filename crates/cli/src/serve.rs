@@ -56,13 +56,15 @@ pub(crate) fn run(
         let mut interrupted = signal(SignalKind::interrupt())?;
         let mut terminated = signal(SignalKind::terminate())?;
         let server = Server::listen(config, Arc::new(model)).await?;
-        eprintln!("rapport: {} at http://{}", options.model, server.address()?);
+        crate::say(format_args!("rapport: {} at http://{}", options.model, server.address()?));
         let stop = async move {
             tokio::select! {
                 _ = interrupted.recv() => {}
                 _ = terminated.recv() => {}
             }
-            eprintln!("rapport: ending; replies that are being made have half a minute");
+            crate::say(format_args!(
+                "rapport: ending; replies that are being made have half a minute"
+            ));
         };
         Ok(server.run(stop).await?)
     })

@@ -61,6 +61,19 @@ fn a_reader_that_leaves_ends_a_listing_quietly() {
 }
 
 #[test]
+fn a_reader_of_errors_that_leaves_changes_no_status() {
+    let home = tempfile::tempdir().unwrap();
+    let model = rapport_testkit::default_model();
+    let from = ["pull", "--from", model.to_str().unwrap()];
+    for (arguments, expected) in [(from.as_slice(), 0), (&["pull", "no such model"], 1)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = rapport(home.path(), arguments).stderr(writer).status().unwrap();
+        assert_eq!(status.code(), Some(expected));
+    }
+}
+
+#[test]
 fn a_pull_without_python_says_what_to_do_and_leaves_nothing() {
     let home = tempfile::tempdir().unwrap();
     let output = rapport(home.path(), &["pull"]).env("PATH", "/nowhere").output().unwrap();
