@@ -129,23 +129,24 @@ fn assert_same(found: &Told, expected: &Told) {
     assert!(found.logprobs.iter().all(|token| token.top.len() == 20));
 }
 
+const PROMPTS: [&str; 10] = [
+    "Hi!",
+    "Tell me a story about a lighthouse.",
+    "I failed my exam.",
+    "What is rust?",
+    "Write a haiku about rain.",
+    "2 + 2?",
+    "Who wrote Hamlet?",
+    "I got the job!",
+    "Why is the sky blue?",
+    "こんにちは",
+];
+
 #[test]
 fn threads_and_the_cache_do_not_change_a_bit() {
-    let prompts = [
-        "Hi!",
-        "Tell me a story about a lighthouse.",
-        "I failed my exam.",
-        "What is rust?",
-        "Write a haiku about rain.",
-        "2 + 2?",
-        "Who wrote Hamlet?",
-        "I got the job!",
-        "Why is the sky blue?",
-        "こんにちは",
-    ];
     let model = model();
     let single = load(Isa::detect(), 1, 4096);
-    for text in prompts {
+    for text in PROMPTS {
         let expected = tell(&model, exact_request(text, 6));
         assert_same(&tell(&single, exact_request(text, 6)), &expected);
         let again = tell(&model, exact_request(text, 6));
@@ -156,18 +157,21 @@ fn threads_and_the_cache_do_not_change_a_bit() {
     }
 }
 
-/// Scalar code computes a few tokens a second, so this prompt is short. Its reading is a chunk and
-/// its writing single tokens, so both shapes of every kernel take part.
+/// Scalar code computes a few tokens a second, so the words before each prompt are few. Reading it
+/// is a chunk and writing single tokens, so both shapes of every kernel take part.
 #[test]
 fn instruction_sets_do_not_change_a_bit() {
-    let ask = || Request {
-        messages: vec![Message::system("Be kind."), Message::user("I got the job!")],
-        ..exact_request("", 4)
+    let ask = |text: &str| Request {
+        messages: vec![Message::system("Be kind."), Message::user(text)],
+        ..exact_request("", 6)
     };
-    let expected = tell(&model(), ask());
-    assert_eq!(expected.cached_tokens, 0);
+    let model = model();
+    let expected = PROMPTS.map(|text| tell(&model, ask(text)));
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::detect()) {
-        assert_same(&tell(&load(isa, 2, 4096), ask()), &expected);
+        let other = load(isa, 2, 4096);
+        for (text, expected) in PROMPTS.into_iter().zip(&expected) {
+            assert_same(&tell(&other, ask(text)), expected);
+        }
     }
 }
 
