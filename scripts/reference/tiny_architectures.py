@@ -5,7 +5,6 @@ The models are like those of tiny_models.py, whose helpers write them; here the 
 give clearly other numbers with it, or the fixture is refused. Formats and tolerances: README.md.
 """
 
-import argparse
 import json
 import subprocess
 import tempfile
@@ -16,7 +15,7 @@ import gguf
 import numpy as np
 
 from llama_cpp_logits import log_probs
-from tiny_models import FEATURE_MARGIN, add_vocabulary, check_spread, gaussian, random_tokens, worst, write_fixture
+from tiny_models import FEATURE_MARGIN, add_vocabulary, check_spread, fixture_arguments, gaussian, random_tokens, worst, write_fixture
 
 Value = str | int | float | list[bool]
 
@@ -274,12 +273,7 @@ def make_quantised(weight_type: str, model: Model, library: Path, quantize: Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--library", type=Path, required=True, help="libllama.so of the version named in README.md")
-    parser.add_argument("--quantize", type=Path, required=True, help="llama-quantize of the same version")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the fixtures")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments = fixture_arguments(__doc__)
     for model in MODELS:
         make_float(model, arguments.library, arguments.out)
     for weight_type, model in QUANTISED.items():

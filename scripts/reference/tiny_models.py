@@ -291,13 +291,19 @@ def make_weight_type(weight_type: str, shape: Shape, library: Path, quantize: Pa
     print(name, json.dumps({k: v for k, v in header.items() if k != "tokens"}))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def fixture_arguments(doc: str) -> argparse.Namespace:
+    """The command line of a script that makes fixtures; their folder is there afterwards."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--library", type=Path, required=True, help="libllama.so of the version named in README.md")
     parser.add_argument("--quantize", type=Path, required=True, help="llama-quantize of the same version")
     parser.add_argument("--out", type=Path, required=True, help="folder for the fixtures")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
+def main() -> None:
+    arguments = fixture_arguments(__doc__)
     for shape in SHAPES:
         make_shape(shape, arguments.library, arguments.out)
     for weight_type, shape in WEIGHT_TYPES.items():

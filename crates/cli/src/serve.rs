@@ -1,6 +1,7 @@
 //! `rapport serve`, wired to a model in this process.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -26,9 +27,9 @@ pub(crate) struct ServeCommand {
     /// A name under which the server may be called, beside its addresses and localhost
     #[arg(long, value_name = "NAME")]
     host_name: Vec<String>,
-    /// Tokens of all conversations together that stay in memory
-    #[arg(long, default_value_t = DEFAULT_KV_TOKENS)]
-    kv_tokens: usize,
+    /// Tokens of all conversations together that stay in memory, at most
+    #[arg(long, default_value_t = NonZeroUsize::new(DEFAULT_KV_TOKENS).expect("some tokens"))]
+    kv_tokens: NonZeroUsize,
     #[command(flatten)]
     compute: ComputeOptions,
 }
@@ -40,7 +41,7 @@ pub(crate) fn run(
     paths: &Paths,
 ) -> anyhow::Result<()> {
     let path = pull::resolve(&options.model, paths)?;
-    let model = LocalModel::load(&path, options.compute.compute(), options.kv_tokens)?;
+    let model = LocalModel::load(&path, options.compute.compute(), options.kv_tokens.get())?;
     let config = ServerConfig {
         address: SocketAddr::new(options.host, options.port),
         host_names: options.host_name,

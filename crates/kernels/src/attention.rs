@@ -22,8 +22,6 @@ use crate::{Activations, Compute, Isa};
 /// Tokens of a page.
 pub const PAGE_TOKENS: usize = 32;
 
-/// Query rows that are computed together at most, for as many independent sums as registers hold.
-pub(crate) const MAX_ROWS: usize = 8;
 /// Tokens of one sequence that share the work of reading a page.
 const BLOCK_TOKENS: usize = 16;
 /// Pages that share a softmax before it is merged with those before.
@@ -366,6 +364,10 @@ pub(crate) struct PageVisit<'a> {
     pub(crate) queries: &'a [f32],
     pub(crate) page: PageHead<'a>,
     /// What is visited next: worth fetching meanwhile.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "plain code fetches nothing ahead")
+    )]
     pub(crate) next: Option<PageHead<'a>>,
     /// (R)
     pub(crate) visible: &'a [Visible],

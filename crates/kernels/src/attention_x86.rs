@@ -7,8 +7,11 @@
 use std::arch::x86_64::*;
 
 use crate::PAGE_TOKENS;
-use crate::attention::{MAX_ROWS, PageHead, PageVisit, Running, Visible, scale};
+use crate::attention::{PageHead, PageVisit, Running, Visible, scale};
 use crate::float::{EXP_POLYNOMIAL, LN2_HIGH, LN2_LOW, exp, soft_cap};
+
+/// Query rows that are computed together at most, for as many independent sums as registers hold.
+const MAX_ROWS: usize = 8;
 
 /// The rows that one call takes: as in [`PageVisit`].
 struct Rows<'a> {

@@ -21,6 +21,10 @@ pub(crate) const MAX_TILE_TOKENS: usize = 32;
 
 /// A few tokens' activations, as the tile kernels read them.
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "plain code adds up the codes itself")
+)]
 pub(crate) struct TokenBlock<'a> {
     pub(crate) first_row: usize,
     pub(crate) n_rows: usize,

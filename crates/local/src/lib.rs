@@ -29,7 +29,8 @@ use sha2::{Digest, Sha256};
 
 use driver::Driver;
 
-/// Tokens that the engine keeps by default: several long conversations.
+/// Tokens that the engine keeps at most by default: several long conversations. Memory is taken as
+/// they come.
 pub const DEFAULT_KV_TOKENS: usize = 16_384;
 
 /// Why a model cannot be used for conversations.
@@ -99,7 +100,8 @@ impl LocalModel {
         drop(gguf);
 
         let config = EngineConfig {
-            kv_tokens: kv_tokens.min(model.architecture().context_tokens * 2),
+            kv_tokens,
+            // Who asks for how much is for whoever is in front to say.
             max_waiting_per_user: EngineConfig::default().max_waiting,
             ..EngineConfig::default()
         };

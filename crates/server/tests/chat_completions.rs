@@ -312,6 +312,8 @@ fn a_reader_that_leaves_ends_its_reply() {
         let (_, text) =
             server.raw("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         if text.contains("rapport:num_requests_running 0") {
+            // The script gives up by itself after a while, but as a failure.
+            assert!(text.contains("{finished_reason=\"abort\"} 1"), "{text}");
             break;
         }
         std::thread::yield_now();
