@@ -8,7 +8,7 @@ use rapport_kernels::{Compute, Isa};
 use rapport_local::LocalModel;
 use rapport_types::{
     Caller, Event, FinishReason, Generate, GenerateError, Message, Mode, ModeChoice, Outcome,
-    OutputFormat, Request, Role, Sampling, SamplingDraft, ThinkingBudget, reply,
+    OutputFormat, PromptForm, Request, Role, Sampling, SamplingDraft, ThinkingBudget, Tools, reply,
 };
 
 fn load(isa: Isa, n_threads: usize, kv_tokens: usize) -> LocalModel {
@@ -29,6 +29,8 @@ fn request(text: &str, mode: Mode) -> Request {
         max_tokens: 24,
         stop: Vec::new(),
         format: OutputFormat::Text,
+        tools: Tools::default(),
+        prompt_form: PromptForm::default(),
         caller: Caller::default(),
     }
 }
@@ -48,6 +50,7 @@ fn tell(model: &LocalModel, request: Request) -> Told {
             Event::Started { choice, cached_tokens, .. } => started = Some((choice, cached_tokens)),
             Event::Thought(piece) => thought.push_str(&piece),
             Event::Text { text: piece, .. } => text.push_str(&piece),
+            Event::ToolCall(call) => panic!("no tools were offered: {call:?}"),
             Event::Finished(outcome) => {
                 let (choice, cached_tokens) = started.unwrap();
                 return Told { thought, text, outcome, choice, cached_tokens };
