@@ -29,6 +29,8 @@ use sha2::{Digest, Sha256};
 
 use driver::Driver;
 
+pub use slots::ThoughtForm;
+
 /// Tokens that the engine keeps by default: several long conversations.
 pub const DEFAULT_KV_TOKENS: usize = 16_384;
 
