@@ -20,13 +20,14 @@ use llguidance::toktrie::{ApproximateTokEnv, INVALID_TOKEN, SimpleVob, TokRxInfo
 use llguidance::{Matcher, ParserFactory};
 use rapport_engine::Constraint;
 use rapport_model::tokenizer::{TokenKind, Tokenizer};
-use rapport_types::{FormatError, FormatKind, GenerateError, OutputFormat};
+use rapport_types::{FormatError, FormatKind, GenerateError, OutputFormat, Tools};
 use serde_json::{Value, json};
 
 use crate::Language;
+use crate::tools;
 
 /// The longest schema or grammar read; those of large public APIs have some 100 kB.
-const MAX_SOURCE_BYTES: usize = 256 << 10;
+pub(crate) const MAX_SOURCE_BYTES: usize = 256 << 10;
 /// The longest regular expression read: each of its characters may become many states.
 const MAX_REGEX_BYTES: usize = 8 << 10;
 /// Of brackets, braces and parentheses.
@@ -113,16 +114,17 @@ fn trie_word(tokenizer: &Tokenizer, token: u32) -> Vec<u8> {
 pub(crate) fn prepare(
     language: &Arc<Language>,
     format: &OutputFormat,
+    offered: &Tools,
 ) -> Result<Option<Constrained>, GenerateError> {
+    if offered.is_callable() {
+        let source = tools::grammar(&language.tokenizer, format, offered)?;
+        let grammar = TopLevelGrammar::from_lark(source);
+        return compile(language, FormatKind::JsonSchema, grammar).map(Some);
+    }
     let (kind, grammar) = match format {
         OutputFormat::Text => return Ok(None),
         OutputFormat::JsonObject => (FormatKind::JsonSchema, schema(json!({"type": "object"}))),
-        OutputFormat::JsonSchema(source) => {
-            check_size(FormatKind::JsonSchema, source, MAX_SOURCE_BYTES)?;
-            let parsed: Value = serde_json::from_str(source)
-                .map_err(|error| FormatError::NotJson { reason: error.to_string() })?;
-            (FormatKind::JsonSchema, schema(parsed))
-        }
+        OutputFormat::JsonSchema(source) => (FormatKind::JsonSchema, schema(read_schema(source)?)),
         OutputFormat::Regex(source) => {
             check_size(FormatKind::Regex, source, MAX_REGEX_BYTES)?;
             (FormatKind::Regex, TopLevelGrammar::from_regex(source))
@@ -138,6 +140,11 @@ pub(crate) fn prepare(
 /// A schema's grammar. White space is as people write JSON on one line and no choice: small models
 /// fill answers with it where they may.
 fn schema(schema: Value) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(on_one_line(schema))
+}
+
+/// A schema that asks for JSON as people write it on one line.
+pub(crate) fn on_one_line(schema: Value) -> Value {
     let mut schema = if schema == json!(true) { json!({}) } else { schema };
     if let Value::Object(entries) = &mut schema {
         let options = json!({
@@ -145,7 +152,16 @@ fn schema(schema: Value) -> TopLevelGrammar {
         });
         entries.insert("x-guidance".to_owned(), options);
     }
-    TopLevelGrammar::from_json_schema(schema)
+    schema
+}
+
+/// Reads a schema within the limits.
+///
+/// # Errors
+/// It is too long, too deep, or no JSON.
+pub(crate) fn read_schema(source: &str) -> Result<Value, FormatError> {
+    check_size(FormatKind::JsonSchema, source, MAX_SOURCE_BYTES)?;
+    serde_json::from_str(source).map_err(|error| FormatError::NotJson { reason: error.to_string() })
 }
 
 fn check_size(kind: FormatKind, source: &str, limit_bytes: usize) -> Result<(), FormatError> {
@@ -385,7 +401,9 @@ mod tests {
     }
 
     fn regex(language: &Arc<Language>, source: &str) -> Constrained {
-        prepare(language, &OutputFormat::Regex(source.to_owned())).unwrap().unwrap()
+        prepare(language, &OutputFormat::Regex(source.to_owned()), &Tools::default())
+            .unwrap()
+            .unwrap()
     }
 
     fn allowed(constrained: &mut Constrained) -> Vec<u32> {
@@ -415,7 +433,7 @@ mod tests {
         let mut constrained = regex(&language, "(?s:.*)");
         assert_eq!(allowed(&mut constrained), [0, 1, 2, 3]);
         let named = OutputFormat::Lark("start: <|im_start|> \"a\"".to_owned());
-        let error = prepare(&language, &named).map(|_| ()).unwrap_err();
+        let error = prepare(&language, &named, &Tools::default()).map(|_| ()).unwrap_err();
         assert!(matches!(error, GenerateError::Format(FormatError::Unusable { .. })), "{error}");
     }
 
@@ -435,7 +453,9 @@ mod tests {
 
     #[test]
     fn formats_that_the_vocabulary_cannot_write_are_refused() {
-        let error = prepare(&language(), &OutputFormat::JsonObject).map(|_| ()).unwrap_err();
+        let error = prepare(&language(), &OutputFormat::JsonObject, &Tools::default())
+            .map(|_| ())
+            .unwrap_err();
         assert!(matches!(error, GenerateError::Format(FormatError::Unusable { .. })), "{error}");
     }
 
@@ -445,10 +465,10 @@ mod tests {
         let running: Vec<_> =
             (0..MAX_PREPARING).map(|_| Preparing::begin(&language).ok().unwrap()).collect();
         let format = OutputFormat::Regex("a".to_owned());
-        let refused = prepare(&language, &format).map(|_| ()).unwrap_err();
+        let refused = prepare(&language, &format, &Tools::default()).map(|_| ()).unwrap_err();
         assert_eq!(refused, GenerateError::Overloaded);
         drop(running);
-        assert!(prepare(&language, &format).is_ok());
+        assert!(prepare(&language, &format, &Tools::default()).is_ok());
         assert_eq!(language.grammars.n_preparing.load(Ordering::Acquire), 0);
     }
 

@@ -14,6 +14,7 @@ mod modes;
 mod reply;
 mod slots;
 mod stop;
+mod tools;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +25,9 @@ use rapport_model::chat_template::{ChatTemplate, TemplateError, TemplateTokens};
 use rapport_model::gguf::{Gguf, GgufError};
 use rapport_model::tokenizer::{Tokenizer, TokenizerError, Vocabulary};
 use rapport_model::{LoadError, Transformer};
-use rapport_types::{BuildId, Control, EventSink, Generate, GenerateError, ModelInfo, Request};
+use rapport_types::{
+    BuildId, Control, EventSink, Generate, GenerateError, ModelInfo, Request, TextToken,
+};
 use sha2::{Digest, Sha256};
 
 use driver::Driver;
@@ -129,6 +132,14 @@ impl Generate for LocalModel {
     fn start(&self, request: Request, sink: EventSink) -> Result<Control, GenerateError> {
         let job = reply::prepare(&self.language, &self.info, request, sink)?;
         self.driver.submit(job)
+    }
+
+    fn tokenize(&self, text: &str) -> Option<Vec<TextToken>> {
+        Some(reply::tokenize(&self.language, text))
+    }
+
+    fn count_prompt_tokens(&self, request: &Request) -> Result<Option<u32>, GenerateError> {
+        reply::count_prompt_tokens(&self.language, request).map(Some)
     }
 }
 

@@ -97,6 +97,12 @@ pub(crate) fn choose(mode: Mode, budget: ThinkingBudget, messages: &[Message]) -
     }
 }
 
+/// The choice for a text that is gone on with, and no conversation.
+pub(crate) fn plain() -> ModeChoice {
+    let reason = "a text that is gone on with has no thoughts".to_owned();
+    ModeChoice { mode: Mode::Fast, reason }
+}
+
 /// The choice where a thought was wanted and the budget has no room for one.
 pub(crate) fn without_room(budget_tokens: u32, least_tokens: Option<u32>) -> ModeChoice {
     let reason = match least_tokens {

@@ -10,7 +10,8 @@ use rapport_model::chat_template::{CivilTime, Conversation, TemplateError};
 use rapport_model::tokenizer::{ControlText, Segment, Start, StreamDecoder, Tokenizer, Trust};
 use rapport_types::{
     BuildId, Control, Event, EventSink, FinishReason, GenerateError, Mode, ModeChoice, ModelInfo,
-    Outcome, Reader, Request, Timings, TokenLogprob, TopLogprob, Usage,
+    Outcome, OutputFormat, PromptForm, Reader, Request, Role, TextToken, Timings, TokenLogprob,
+    Tool, TopLogprob, Usage,
 };
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::constrain::{self, FormatLoss};
 use crate::modes;
 use crate::slots::{self, SlotForm};
 use crate::stop::{Released, StopStrings};
+use crate::tools::{self, CallReader};
 
 /// A reply that is ready for the engine.
 pub(crate) struct Job {
@@ -50,17 +52,20 @@ pub(crate) struct ReplyState {
 /// Bytes of one phase on their way to being text.
 struct Text {
     decoder: StreamDecoder,
+    /// Takes calls out before stop strings are looked for: those are for words.
+    calls: Option<CallReader>,
     stop: StopStrings,
     /// White space between a thought and its answer is nobody's words.
     trim_start: bool,
     is_stopped: bool,
+    met_stop: Option<String>,
 }
 
 impl Text {
-    fn new(stops: Vec<String>, trim_start: bool) -> Self {
+    fn new(stops: Vec<String>, calls: Option<CallReader>, trim_start: bool) -> Self {
         let decoder = StreamDecoder::new(Start::Continued, ControlText::Hidden);
         let stop = StopStrings::new(stops);
-        Self { decoder, stop, trim_start, is_stopped: false }
+        Self { decoder, calls, stop, trim_start, is_stopped: false, met_stop: None }
     }
 
     fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> String {
@@ -68,7 +73,15 @@ impl Text {
             return String::new();
         }
         let text = self.decoder.push(tokenizer, token);
+        let text = self.words(text);
         self.release(&text)
+    }
+
+    fn words(&mut self, text: String) -> String {
+        match &mut self.calls {
+            Some(calls) => calls.push(&text),
+            None => text,
+        }
     }
 
     fn release(&mut self, text: &str) -> String {
@@ -76,6 +89,7 @@ impl Text {
             Released::Text(text) => text,
             Released::Stopped(text) => {
                 self.is_stopped = true;
+                self.met_stop = self.stop.met().map(str::to_owned);
                 text
             }
         };
@@ -91,7 +105,10 @@ impl Text {
         if self.is_stopped {
             return String::new();
         }
-        let rest = self.decoder.finish();
+        let mut rest = self.decoder.finish();
+        if let Some(calls) = &mut self.calls {
+            rest = calls.push(&rest) + &calls.finish();
+        }
         let shown = self.release(&rest);
         let held = std::mem::replace(&mut self.stop, StopStrings::new(Vec::new())).finish();
         shown + if self.is_stopped { "" } else { &held }
@@ -143,24 +160,12 @@ pub(crate) fn prepare(
     if choice.mode == Mode::Thinking && native.is_none() && form.is_none() {
         choice = modes::without_room(budget, language.slots.least_budget_tokens());
     }
+    if request.prompt_form == PromptForm::Plain {
+        choice = modes::plain();
+    }
     let thinks = choice.mode == Mode::Thinking;
-    let conversation = Conversation {
-        messages: &request.messages,
-        add_generation_prompt: true,
-        enable_thinking: Some(thinks),
-        now: CivilTime::from_unix_seconds(unix_seconds()),
-    };
-    let rendered = language.template.render(&conversation).map_err(|error| refusal(&error))?;
+    let mut prompt = prompt(language, &request, thinks)?;
     let tokenizer = &language.tokenizer;
-    let segments: Vec<Segment<'_>> = rendered
-        .segments
-        .iter()
-        .map(|segment| Segment {
-            text: &segment.text,
-            trust: if segment.trusted { Trust::Template } else { Trust::Content },
-        })
-        .collect();
-    let mut prompt = tokenizer.encode_prompt(&segments);
     let structure = |text: String| tokenizer.encode(&text, Trust::Template);
 
     let mut phases = Vec::new();
@@ -185,7 +190,7 @@ pub(crate) fn prepare(
             });
         }
         // No switch: only an empty thought keeps the model from starting one.
-        Some(style) if !style.has_switch => {
+        Some(style) if !style.has_switch && request.prompt_form == PromptForm::Conversation => {
             let open = if style.prompt_opens { "" } else { style.open };
             prompt.extend(structure(format!("{open}\n\n{}\n\n", style.close)));
         }
@@ -213,7 +218,7 @@ pub(crate) fn prepare(
         });
     }
     // Last, because it is the most work.
-    let constrained = constrain::prepare(language, &request.format)?;
+    let constrained = constrain::prepare(language, &request.format, &request.tools)?;
     let format_loss = constrained.as_ref().map(constrain::Constrained::loss);
     let is_free = constrained.is_none();
     phases.push(Phase {
@@ -226,6 +231,8 @@ pub(crate) fn prepare(
 
     let seed = request.sampling.seed.unwrap_or_else(fresh_seed);
     let answer_phase_idx = phases.len() - 1;
+    let calls = request.tools.is_callable().then(|| CallReader::new(&request.tools));
+    let trims = is_free || (calls.is_some() && request.format == OutputFormat::Text);
     let user = *request.caller.key.first_chunk().expect("a key has 32 bytes");
     Ok(Job {
         reply: ReplyState {
@@ -236,8 +243,8 @@ pub(crate) fn prepare(
             seed,
             build: info.build.clone(),
             answer_phase_idx,
-            thought: Text::new(vec![close.to_owned()], true),
-            answer: Text::new(request.stop, answer_phase_idx > 0 && is_free),
+            thought: Text::new(vec![close.to_owned()], None, true),
+            answer: Text::new(request.stop, calls, answer_phase_idx > 0 && trims),
             usage: Usage { prompt_tokens: prompt.len() as u32, ..Usage::default() },
             started,
             admitted: None,
@@ -255,6 +262,61 @@ pub(crate) fn prepare(
             cache: CacheScope { key: CacheKey(request.caller.key), shared: None },
         },
     })
+}
+
+/// The tokens of a conversation, up to where its reply begins.
+fn prompt(language: &Language, request: &Request, thinks: bool) -> Result<Vec<u32>, GenerateError> {
+    let tokenizer = &language.tokenizer;
+    if request.prompt_form == PromptForm::Plain {
+        let text: String =
+            request.messages.iter().map(|message| message.content.as_str()).collect();
+        return Ok(tokenizer.encode_prompt(&[Segment { text: &text, trust: Trust::Content }]));
+    }
+    let has_tool_turns = request
+        .messages
+        .iter()
+        .any(|message| message.role == Role::Tool || !message.tool_calls.is_empty());
+    let tells_tools = language.template.tells_tools();
+    let described = (!tells_tools && (has_tool_turns || request.tools.is_callable()))
+        .then(|| tools::described(&request.messages, &request.tools));
+    let callable = request.tools.callable().filter(|_| tells_tools);
+    let offered: Vec<Tool> = callable.cloned().collect();
+    let conversation = Conversation {
+        messages: described.as_deref().unwrap_or(&request.messages),
+        tools: &offered,
+        add_generation_prompt: true,
+        enable_thinking: Some(thinks),
+        now: CivilTime::from_unix_seconds(unix_seconds()),
+    };
+    let rendered = language.template.render(&conversation).map_err(|error| refusal(&error))?;
+    let segments: Vec<Segment<'_>> = rendered
+        .segments
+        .iter()
+        .map(|segment| Segment {
+            text: &segment.text,
+            trust: if segment.trusted { Trust::Template } else { Trust::Content },
+        })
+        .collect();
+    Ok(tokenizer.encode_prompt(&segments))
+}
+
+/// Tokens of the prompt of a request, in the mode that it asks for.
+pub(crate) fn count_prompt_tokens(
+    language: &Language,
+    request: &Request,
+) -> Result<u32, GenerateError> {
+    if request.messages.is_empty() {
+        return Err(GenerateError::NoMessages);
+    }
+    let choice = modes::choose(request.mode, request.thinking_budget, &request.messages);
+    Ok(prompt(language, request, choice.mode == Mode::Thinking)?.len() as u32)
+}
+
+pub(crate) fn tokenize(language: &Language, text: &str) -> Vec<TextToken> {
+    let tokenizer = &language.tokenizer;
+    let bytes = |token| tokenizer.token_bytes(token).unwrap_or_default().to_vec();
+    let tokens = tokenizer.encode(text, Trust::Content);
+    tokens.into_iter().map(|id| TextToken { id, bytes: bytes(id) }).collect()
 }
 
 fn refusal(error: &TemplateError) -> GenerateError {
@@ -324,6 +386,7 @@ impl ReplyState {
                 if !text.is_empty() {
                     self.send(Event::Text { text, logprobs: Vec::new() });
                 }
+                self.send_calls();
                 let reason = match ending {
                     Ending::Complete => FinishReason::Stop,
                     Ending::Limit | Ending::Asked => FinishReason::Length,
@@ -366,11 +429,18 @@ impl ReplyState {
         };
         let goes_on =
             (text.is_empty() && logprobs.is_empty()) || self.send(Event::Text { text, logprobs });
+        let goes_on = goes_on && self.send_calls();
         if self.answer.is_stopped {
             self.finish(FinishReason::Stop);
             return false;
         }
         goes_on
+    }
+
+    /// Tells of the calls that are whole; returns whether anybody still reads.
+    fn send_calls(&mut self) -> bool {
+        let calls = self.answer.calls.as_mut().map(CallReader::take_calls).unwrap_or_default();
+        calls.into_iter().all(|call| self.send(Event::ToolCall(call)))
     }
 
     pub(crate) fn cancel(&mut self) {
@@ -397,7 +467,8 @@ impl ReplyState {
             prompt_ms: ms(self.admitted.unwrap_or(first), first),
             decode_ms: ms(first, now),
         };
-        let outcome = Outcome { reason, usage: self.usage, timings, build: self.build.clone() };
+        let (stop, build) = (self.answer.met_stop.clone(), self.build.clone());
+        let outcome = Outcome { reason, stop, usage: self.usage, timings, build };
         self.send(Event::Finished(outcome));
     }
 

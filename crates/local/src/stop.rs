@@ -5,6 +5,7 @@
 pub(crate) struct StopStrings {
     stops: Vec<String>,
     held: String,
+    met: Option<String>,
 }
 
 /// What may be shown now.
@@ -19,13 +20,14 @@ impl StopStrings {
     /// Empty strings stop nothing.
     pub(crate) fn new(stops: Vec<String>) -> Self {
         let stops = stops.into_iter().filter(|stop| !stop.is_empty()).collect();
-        Self { stops, held: String::new() }
+        Self { stops, held: String::new(), met: None }
     }
 
     pub(crate) fn push(&mut self, text: &str) -> Released {
         self.held.push_str(text);
-        let met = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(at) = met {
+        let places = self.stops.iter().filter_map(|stop| Some((self.held.find(stop)?, stop)));
+        if let Some((at, stop)) = places.min_by_key(|(at, _)| *at) {
+            self.met = Some(stop.clone());
             self.held.truncate(at);
             return Released::Stopped(std::mem::take(&mut self.held));
         }
@@ -37,6 +39,11 @@ impl StopStrings {
             .unwrap_or(self.held.len());
         let kept = self.held.split_off(keep_from);
         Released::Text(std::mem::replace(&mut self.held, kept))
+    }
+
+    /// The stop string that was met.
+    pub(crate) fn met(&self) -> Option<&str> {
+        self.met.as_deref()
     }
 
     /// What was held back when no more comes.

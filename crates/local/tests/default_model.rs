@@ -8,7 +8,8 @@ use rapport_kernels::{Compute, Isa};
 use rapport_local::LocalModel;
 use rapport_types::{
     Caller, Event, FinishReason, Generate, GenerateError, Message, Mode, ModeChoice, Outcome,
-    OutputFormat, Request, Role, Sampling, SamplingDraft, ThinkingBudget, TokenLogprob, reply,
+    OutputFormat, PromptForm, Request, Role, Sampling, SamplingDraft, ThinkingBudget, TokenLogprob,
+    Tools, reply,
 };
 
 fn load(isa: Isa, n_threads: usize, kv_tokens: usize) -> LocalModel {
@@ -29,6 +30,8 @@ fn request(text: &str, mode: Mode) -> Request {
         max_tokens: 24,
         stop: Vec::new(),
         format: OutputFormat::Text,
+        tools: Tools::default(),
+        prompt_form: PromptForm::default(),
         caller: Caller::default(),
     }
 }
@@ -53,6 +56,7 @@ fn tell(model: &LocalModel, request: Request) -> Told {
                 text.push_str(&piece);
                 logprobs.extend(of_piece);
             }
+            Event::ToolCall(call) => panic!("no tools were offered: {call:?}"),
             Event::Finished(outcome) => {
                 let (choice, cached_tokens) = started.unwrap();
                 return Told { thought, text, logprobs, outcome, choice, cached_tokens };

@@ -8,7 +8,8 @@ use rapport_kernels::{Compute, Isa};
 use rapport_local::LocalModel;
 use rapport_types::{
     Caller, Event, FinishReason, FormatError, FormatKind, Generate, GenerateError, LogitBias,
-    Message, Mode, Outcome, OutputFormat, Request, SamplingDraft, ThinkingBudget, reply,
+    Message, Mode, Outcome, OutputFormat, PromptForm, Request, SamplingDraft, ThinkingBudget,
+    Tools, reply,
 };
 use serde_json::{Value, json};
 
@@ -37,6 +38,8 @@ fn request(text: &str, format: OutputFormat, draft: SamplingDraft) -> Request {
         max_tokens: 96,
         stop: Vec::new(),
         format,
+        tools: Tools::default(),
+        prompt_form: PromptForm::default(),
         caller: Caller::default(),
     }
 }
@@ -48,6 +51,7 @@ fn tell(model: &LocalModel, request: Request) -> (String, String, Outcome) {
             Event::Started { .. } => {}
             Event::Thought(piece) => thought.push_str(&piece),
             Event::Text { text: piece, .. } => text.push_str(&piece),
+            Event::ToolCall(call) => panic!("no tools were offered: {call:?}"),
             Event::Finished(outcome) => return (thought, text, outcome),
             Event::Failed(error) => panic!("{error}"),
         }

@@ -28,9 +28,11 @@ struct NamedConversation {
 impl NamedConversation {
     fn parse(json: &Value) -> Self {
         let messages = json["messages"].as_array().unwrap().iter().map(|message| Message {
-            role: Role::parse(message["role"].as_str().unwrap()).unwrap(),
-            content: message["content"].as_str().unwrap().to_owned(),
             thought: message["reasoning_content"].as_str().map(str::to_owned),
+            ..Message::new(
+                Role::parse(message["role"].as_str().unwrap()).unwrap(),
+                message["content"].as_str().unwrap(),
+            )
         });
         Self {
             name: json["name"].as_str().unwrap().to_owned(),
@@ -43,6 +45,7 @@ impl NamedConversation {
     fn as_conversation(&self) -> Conversation<'_> {
         Conversation {
             messages: &self.messages,
+            tools: &[],
             add_generation_prompt: self.add_generation_prompt,
             enable_thinking: self.enable_thinking,
             now: NOW,
@@ -101,6 +104,7 @@ fn parse(source: &str) -> ChatTemplate {
 fn render(template: &ChatTemplate, messages: &[Message]) -> Result<Rendered, TemplateError> {
     template.render(&Conversation {
         messages,
+        tools: &[],
         add_generation_prompt: true,
         enable_thinking: None,
         now: NOW,
@@ -532,14 +536,14 @@ proptest! {
                 _ => Role::Assistant,
             };
             let thought = thought.clone().filter(|_| role == Role::Assistant);
-            messages.push(Message { role, content: content.clone(), thought });
+            messages.push(Message { thought, ..Message::new(role, content) });
         }
         for (name, template) in &fixtures.templates {
             if !name.starts_with("templates/") {
                 continue;
             }
             let conversation = |messages| Conversation {
-                messages, add_generation_prompt, enable_thinking: None, now: NOW,
+                messages, tools: &[], add_generation_prompt, enable_thinking: None, now: NOW,
             };
             let Ok(rendered) = template.render(&conversation(&messages)) else { continue };
             // Neighbours differ and none is empty, so the segments are what they say they are.
@@ -557,9 +561,8 @@ proptest! {
                 let plain: Vec<Message> = messages
                     .iter()
                     .map(|message| Message {
-                        role: message.role,
-                        content: as_letters(&message.content),
                         thought: message.thought.as_deref().map(as_letters),
+                        ..Message::new(message.role, as_letters(&message.content))
                     })
                     .collect();
                 let plain = template.render(&conversation(&plain)).unwrap();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rapport_types::{
     BuildId, Control, Event, EventSink, FinishReason, Generate, GenerateError, Message, Mode,
-    ModeChoice, ModelInfo, Outcome, Reader, Request, Timings, Usage,
+    ModeChoice, ModelInfo, Outcome, Reader, Request, TextToken, Timings, ToolCall, Usage,
 };
 
 /// How often a waiting script looks whether it was asked for what it waits for.
@@ -124,6 +124,17 @@ impl Generate for ScriptedEngine {
         thread::spawn(move || playing.play(script.steps, script.reason));
         Ok(control)
     }
+
+    /// A word with its space is a token; its number is its place.
+    fn tokenize(&self, text: &str) -> Option<Vec<TextToken>> {
+        let words = text.split_inclusive(' ').enumerate();
+        let token = |(idx, word): (usize, &str)| TextToken { id: idx as u32, bytes: word.into() };
+        Some(words.map(token).collect())
+    }
+
+    fn count_prompt_tokens(&self, request: &Request) -> Result<Option<u32>, GenerateError> {
+        Ok(Some(n_words(&request.messages)))
+    }
 }
 
 fn n_words(messages: &[Message]) -> u32 {
@@ -141,6 +152,7 @@ pub struct Script {
 enum Step {
     Thought(String),
     Text(String),
+    ToolCall(ToolCall),
     Run(Arc<dyn Fn() + Send + Sync>),
     AwaitStop,
     AwaitAnswerNow,
@@ -180,6 +192,13 @@ impl Script {
     #[must_use]
     pub fn text(self, text: &str) -> Self {
         self.step(Step::Text(text.to_owned()))
+    }
+
+    /// One token of the answer that is a call.
+    #[must_use]
+    pub fn tool_call(self, id: &str, name: &str, arguments: &str) -> Self {
+        let [id, name, arguments] = [id, name, arguments].map(str::to_owned);
+        self.step(Step::ToolCall(ToolCall { id, name, arguments }))
     }
 
     /// Code of the test, run between two events.
@@ -283,6 +302,10 @@ impl Playing {
                 }
                 Ok(())
             }
+            Step::ToolCall(call) => {
+                self.usage.completion_tokens += 1;
+                self.emit(Event::ToolCall(call))
+            }
             Step::Run(code) => {
                 code();
                 Ok(())
@@ -310,6 +333,7 @@ impl Playing {
         let n_tokens = self.usage.completion_tokens + self.usage.reasoning_tokens;
         Outcome {
             reason,
+            stop: None,
             usage: self.usage,
             timings: Timings {
                 first_token_ms: 100.0,
@@ -334,7 +358,9 @@ fn wait_until(asked: impl Fn() -> bool) -> Result<(), Ended> {
 
 #[cfg(test)]
 mod tests {
-    use rapport_types::{Caller, OutputFormat, SamplingDraft, ThinkingBudget, reply};
+    use rapport_types::{
+        Caller, OutputFormat, PromptForm, SamplingDraft, ThinkingBudget, Tools, reply,
+    };
 
     use super::*;
 
@@ -347,6 +373,8 @@ mod tests {
             max_tokens: 8,
             stop: Vec::new(),
             format: OutputFormat::Text,
+            tools: Tools::default(),
+            prompt_form: PromptForm::default(),
             caller: Caller::default(),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 
 use crate::{
     BuildId, FormatError, Message, Mode, ModeChoice, OutputFormat, Sampling, ThinkingBudget,
+    ToolCall, Tools,
 };
 
 /// Anything that can answer a conversation: a model in this process, an engine behind HTTP, or a
@@ -20,6 +21,26 @@ pub trait Generate: Send + Sync {
     /// # Errors
     /// Refused before anything ran: nothing was generated and `sink` was not called.
     fn start(&self, request: Request, sink: EventSink) -> Result<Control, GenerateError>;
+
+    /// The tokens of a text, or `None` where the tokenizer is out of reach.
+    fn tokenize(&self, _text: &str) -> Option<Vec<TextToken>> {
+        None
+    }
+
+    /// Tokens that the prompt of `request` has, or `None` where the tokenizer is out of reach.
+    ///
+    /// # Errors
+    /// As [`Generate::start`], as far as the prompt goes.
+    fn count_prompt_tokens(&self, _request: &Request) -> Result<Option<u32>, GenerateError> {
+        Ok(None)
+    }
+}
+
+/// A token with its bytes, which may be part of a character.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextToken {
+    pub id: u32,
+    pub bytes: Vec<u8>,
 }
 
 /// Receives a reply's events. Must not block for long: the engine waits for it. Returning
@@ -47,6 +68,7 @@ pub struct ModelInfo {
 pub struct Request {
     /// The conversation so far, oldest first; not empty.
     pub messages: Vec<Message>,
+    pub prompt_form: PromptForm,
     pub mode: Mode,
     /// Used only when the reply thinks.
     pub thinking_budget: ThinkingBudget,
@@ -57,7 +79,19 @@ pub struct Request {
     pub stop: Vec<String>,
     /// What the answer must look like; nothing else is ever written.
     pub format: OutputFormat,
+    pub tools: Tools,
     pub caller: Caller,
+}
+
+/// How the messages of a [`Request`] become the model's prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PromptForm {
+    /// By the model's own chat template.
+    #[default]
+    Conversation,
+    /// Their contents as they are, one after the other; the reply goes on from there, and never
+    /// thinks or calls tools.
+    Plain,
 }
 
 /// Who asks: what an engine shares its time fairly between, and whose computation it may reuse.
@@ -114,6 +148,8 @@ pub enum Event {
     Thought(String),
     /// A piece of the answer; whole characters.
     Text { text: String, logprobs: Vec<TokenLogprob> },
+    /// The answer calls a tool; only calls that are whole are told.
+    ToolCall(ToolCall),
     /// The last event of a reply that ran.
     Finished(Outcome),
     /// The last event of a reply that broke; nothing after it, and nothing is charged for it.
@@ -141,6 +177,8 @@ pub struct TopLogprob {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     pub reason: FinishReason,
+    /// The stop string that was met.
+    pub stop: Option<String>,
     pub usage: Usage,
     pub timings: Timings,
     pub build: BuildId,

@@ -15,13 +15,15 @@ mod generate;
 mod message;
 mod mode;
 mod sampling;
+mod tool;
 
 pub use build::BuildId;
 pub use format::{FormatError, FormatKind, OutputFormat};
 pub use generate::{
     Caller, Control, Event, EventSink, FinishReason, Generate, GenerateError, ModelInfo, Outcome,
-    Reader, Reply, Request, Timings, TokenLogprob, TopLogprob, Usage, reply,
+    PromptForm, Reader, Reply, Request, TextToken, Timings, TokenLogprob, TopLogprob, Usage, reply,
 };
 pub use message::{Message, Role};
 pub use mode::{InvalidMode, InvalidThinkingBudget, Mode, ModeChoice, ThinkingBudget};
 pub use sampling::{InvalidSampling, LogitBias, Sampling, SamplingDraft};
+pub use tool::{CallCount, Tool, ToolCall, ToolChoice, Tools};

@@ -1,3 +1,5 @@
+use crate::ToolCall;
+
 /// Who speaks in a [`Message`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -34,11 +36,21 @@ pub struct Message {
     /// What the assistant thought before it answered; only on [`Role::Assistant`]. Templates decide
     /// whether an old thought is shown to the model again.
     pub thought: Option<String>,
+    /// The tools that the assistant called; only on [`Role::Assistant`].
+    pub tool_calls: Vec<ToolCall>,
+    /// Which call this is the result of; only on [`Role::Tool`].
+    pub tool_call_id: Option<String>,
 }
 
 impl Message {
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), thought: None }
+        Self {
+            role,
+            content: content.into(),
+            thought: None,
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+        }
     }
 
     pub fn system(content: impl Into<String>) -> Self {

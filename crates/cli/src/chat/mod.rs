@@ -554,6 +554,8 @@ impl Chat<'_> {
                     }
                     self.screen.answer(&text)?;
                 }
+                // The chat offers no tools.
+                Incoming::Event(Event::ToolCall(_)) => {}
                 Incoming::Event(Event::Finished(outcome)) => return Ok(Ended::Finished(outcome)),
                 Incoming::Event(Event::Failed(error)) => return Ok(Ended::Failed(error)),
                 Incoming::Interrupt => match progress.interrupt() {

@@ -10,7 +10,9 @@
 //!
 //! Start reading at [`Session::ask`].
 
-use rapport_types::{Caller, FinishReason, Message, ModeChoice, Outcome, Request, Role, Usage};
+use rapport_types::{
+    Caller, FinishReason, Message, ModeChoice, Outcome, PromptForm, Request, Role, Tools, Usage,
+};
 
 use super::settings::Settings;
 
@@ -201,6 +203,8 @@ impl Session {
             max_tokens: self.settings.max_tokens.get(),
             stop: self.settings.stop.clone(),
             format: self.settings.format.clone(),
+            tools: Tools::default(),
+            prompt_form: PromptForm::default(),
             caller: Caller::default(),
         }
     }
@@ -285,6 +289,7 @@ pub(crate) mod tests {
             seed: 7,
             outcome: Outcome {
                 reason: FinishReason::Stop,
+                stop: None,
                 usage: Usage {
                     prompt_tokens: 20,
                     cached_tokens: 12,

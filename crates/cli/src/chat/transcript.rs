@@ -154,7 +154,7 @@ fn parse_line(line: &[u8], is_first: bool) -> Result<Message, LineProblem> {
     if line.thought.is_some() && role != Role::Assistant {
         return Err(LineProblem::ThoughtOf { role });
     }
-    Ok(Message { role, content: line.content, thought: line.thought })
+    Ok(Message { thought: line.thought, ..Message::new(role, line.content) })
 }
 
 #[cfg(test)]

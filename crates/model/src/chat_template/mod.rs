@@ -26,12 +26,13 @@ mod predicates;
 mod syntax;
 mod text;
 mod thinking;
+mod tools;
 mod value;
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use rapport_types::Message;
+use rapport_types::{Message, Tool};
 
 use budget::Budget;
 use interpreter::Interpreter;
@@ -57,6 +58,7 @@ pub struct ChatTemplate {
     nodes: Vec<Node>,
     tokens: TemplateTokens,
     thinking: Option<ThinkingStyle>,
+    tells_tools: bool,
 }
 
 /// The text of the model's tokens that templates print, where the model has them.
@@ -71,6 +73,8 @@ pub struct TemplateTokens {
 pub struct Conversation<'m> {
     /// Oldest first.
     pub messages: &'m [Message],
+    /// What the assistant may call, told by templates that know of tools.
+    pub tools: &'m [Tool],
     /// Whether to go on to where the assistant's next message begins.
     pub add_generation_prompt: bool,
     /// What the template reads as `enable_thinking`; `None` leaves it undefined, which most
@@ -115,8 +119,9 @@ impl ChatTemplate {
             });
         }
         let nodes = parser::parse(source)?;
-        let mut template = Self { nodes, tokens, thinking: None };
+        let mut template = Self { nodes, tokens, thinking: None, tells_tools: false };
         template.thinking = ThinkingStyle::detect(&template, source);
+        template.tells_tools = tools::tells_tools(&template, source);
         Ok(template)
     }
 
@@ -130,7 +135,8 @@ impl ChatTemplate {
             .messages
             .iter()
             .map(|message| message.content.len() + message.thought.as_ref().map_or(0, String::len))
-            .sum::<usize>();
+            .sum::<usize>()
+            + tools::n_bytes(conversation);
         let mut budget = Budget::for_conversation(conversation.messages.len(), content_bytes);
         let globals = self.globals(conversation, &mut budget).map_err(|fault| fault.at_line(1))?;
         let max_output_bytes = MAX_OUTPUT_BYTES + MAX_OUTPUT_FACTOR * content_bytes;
@@ -151,6 +157,12 @@ impl ChatTemplate {
         self.thinking
     }
 
+    /// Whether the template tells the model of tools, and reads and writes calls as
+    /// `<tool_call>{"name": …, "arguments": …}</tool_call>`, the form that most models use.
+    pub fn tells_tools(&self) -> bool {
+        self.tells_tools
+    }
+
     fn globals(
         &self,
         conversation: &Conversation<'_>,
@@ -167,13 +179,19 @@ impl ChatTemplate {
             if let Some(thought) = &message.thought {
                 entries.push((key("reasoning_content"), written(thought)));
             }
+            if !message.tool_calls.is_empty() {
+                entries.push((key("tool_calls"), tools::calls(&message.tool_calls, budget)?));
+            }
+            if let Some(id) = &message.tool_call_id {
+                entries.push((key("tool_call_id"), written(id)));
+            }
             messages.push(Value::dict(entries, budget)?);
         }
         let mut globals = HashMap::from([
             ("messages", Value::list(messages, budget)?),
             ("add_generation_prompt", Value::Bool(conversation.add_generation_prompt)),
             // Python's `transformers` always passes these two.
-            ("tools", Value::None),
+            ("tools", tools::offered(conversation.tools, budget)?),
             ("documents", Value::None),
         ]);
         let text_or_bool = [

@@ -55,6 +55,7 @@ fn generation_prompt(template: &ChatTemplate, enable_thinking: Option<bool>) -> 
     let render = |add_generation_prompt| {
         let conversation = Conversation {
             messages: &messages,
+            tools: &[],
             add_generation_prompt,
             enable_thinking,
             now: CivilTime::from_unix_seconds(0),

@@ -113,6 +113,7 @@ async fn whole_reply(
                 progress.text += &text;
                 progress.logprobs.extend(logprobs.iter().map(token_logprob));
             }
+            Event::ToolCall(_) => {}
             Event::Finished(outcome) => progress.outcome = Some(outcome),
             Event::Failed(error) => return Err(error.into()),
         }
@@ -219,6 +220,7 @@ impl Streaming {
                 }
                 (json!({ "content": text }), None)
             }
+            Event::ToolCall(_) => (json!({}), None),
             Event::Finished(outcome) => {
                 progress.outcome = Some(outcome);
                 (json!({}), Some(progress.finish_reason()))

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use rapport_types::{
-    Caller, LogitBias, Message, Mode, OutputFormat, Request, Role, SamplingDraft, ThinkingBudget,
+    Caller, LogitBias, Message, Mode, OutputFormat, PromptForm, Request, Role, SamplingDraft,
+    ThinkingBudget, Tools,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -148,6 +149,8 @@ impl ChatRequest {
                     max_tokens,
                     stop: stop.clone(),
                     format: format.clone(),
+                    tools: Tools::default(),
+                    prompt_form: PromptForm::default(),
                     caller: Caller::default(),
                 })
             })
@@ -253,6 +256,6 @@ impl ChatMessage {
             Role::Assistant => self.reasoning_content.clone(),
             _ => None,
         };
-        Ok(Message { role, content, thought })
+        Ok(Message { thought, ..Message::new(role, content) })
     }
 }
