@@ -42,11 +42,9 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     let path = pull::resolve(&options.model, paths)?;
     let model = LocalModel::load(&path, options.compute.compute(), options.kv_tokens.get())?;
-    let config = ServerConfig {
-        address: SocketAddr::new(options.host, options.port),
-        host_names: options.host_name,
-        api_key,
-    };
+    let address = SocketAddr::new(options.host, options.port);
+    let config =
+        ServerConfig { host_names: options.host_name, api_key, ..ServerConfig::new(address) };
     // The engine has the cores; HTTP needs little beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -67,6 +65,7 @@ pub(crate) fn run(
                 "rapport: ending; replies that are being made have half a minute"
             ));
         };
-        Ok(server.run(stop).await?)
+        server.run(stop).await;
+        Ok(())
     })
 }

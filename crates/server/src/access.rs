@@ -7,25 +7,35 @@
 use std::net::IpAddr;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::Response;
+
+use rapport_types::Caller;
 
 use crate::App;
 use crate::error::ApiError;
 
+/// Where Anthropic's clients put the key.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
 pub(crate) async fn check_key(
     State(app): State<App>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     if let Some(key) = &app.config.api_key {
-        let shown = text(request.headers(), &header::AUTHORIZATION)
-            .and_then(|value| value.strip_prefix("Bearer "));
-        if !shown.is_some_and(|shown| is_same(shown.trim(), key)) {
+        let headers = request.headers();
+        let bearer = text(headers, &header::AUTHORIZATION)
+            .map(|value| value.strip_prefix("Bearer ").unwrap_or_default());
+        // One that is shown and wrong is refused, whatever the other says.
+        let mut shown = [bearer, text(headers, &API_KEY)].into_iter().flatten().peekable();
+        if shown.peek().is_none() || !shown.all(|shown| is_same(shown.trim(), key)) {
             return Err(ApiError::bad_key());
         }
     }
+    // One key is one caller.
+    request.extensions_mut().insert(Caller::default());
     Ok(next.run(request).await)
 }
 
@@ -53,7 +63,7 @@ pub(crate) async fn check_origin(
     Ok(next.run(request).await)
 }
 
-fn text<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<&'h str> {
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 

@@ -1,4 +1,9 @@
-//! Refusals in the form that OpenAI's clients read.
+//! Refusals, in the forms that OpenAI's and Anthropic's clients read.
+//!
+//! An answer carries its [`ApiError`] as an extension too, so that `envelope.rs` can put it into the
+//! form of the protocol that was spoken, wherever on the way it arose.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -7,7 +12,7 @@ use rapport_types::GenerateError;
 use serde_json::{Value, json};
 
 /// Why a request has no reply: `error` of the body.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     kind: &'static str,
@@ -27,9 +32,42 @@ impl ApiError {
         Self { param: Some(param.into()), ..error }
     }
 
-    pub(crate) fn not_json(reason: &serde_json::Error) -> Self {
+    /// The body is no JSON, or not that of this request.
+    pub(crate) fn not_readable(param: Option<String>, reason: &serde_json::Error) -> Self {
         let message = format!("the body cannot be read as this request: {reason}");
-        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+        Self { param, ..Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message) }
+    }
+
+    pub(crate) fn wrong_content_type(found: &str) -> Self {
+        let message = format!("the body is `{found}`: send `Content-Type: application/json`");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message)
+    }
+
+    pub(crate) fn wrong_encoding(found: &str) -> Self {
+        let message = format!("the body is compressed as `{found}`: send it as it is");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message)
+    }
+
+    pub(crate) fn slow_body(limit: Duration) -> Self {
+        let message = format!("the body was not here within {} s", limit.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message)
+    }
+
+    /// Something of this name is not there, or is not for whoever asks.
+    pub(crate) fn not_found(message: String) -> Self {
+        let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message);
+        Self { code: Some("not_found"), ..error }
+    }
+
+    /// This server, or the engine behind it, has no such ability.
+    pub(crate) fn unsupported(message: &str) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "invalid_request_error", message)
+    }
+
+    /// A fault of the server; what it was is no business of the client.
+    pub(crate) fn broken() -> Self {
+        let message = "the server broke while it answered this; others are not affected";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }
 
     pub(crate) fn unreadable_body(status: StatusCode, reason: &str) -> Self {
@@ -43,8 +81,9 @@ impl ApiError {
     }
 
     pub(crate) fn no_such_path() -> Self {
-        let message = "nothing is served under this path: see /v1/models and /v1/chat/completions";
-        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message)
+        let message = "nothing is served under this path: /openapi.json lists what is";
+        let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message);
+        Self { code: Some("unknown_path"), ..error }
     }
 
     pub(crate) fn wrong_method() -> Self {
@@ -53,7 +92,7 @@ impl ApiError {
     }
 
     pub(crate) fn bad_key() -> Self {
-        let message = "this server asks for its API key: send `Authorization: Bearer KEY`";
+        let message = "this server asks for its API key: send `Authorization: Bearer KEY` or `x-api-key: KEY`";
         let error = Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message);
         Self { code: Some("invalid_api_key"), ..error }
     }
@@ -71,6 +110,10 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message)
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn body(&self) -> Value {
         json!({ "error": {
             "message": self.message,
@@ -78,6 +121,28 @@ impl ApiError {
             "param": self.param,
             "code": self.code,
         } })
+    }
+}
+
+impl ApiError {
+    /// The body in Anthropic's form.
+    pub(crate) fn anthropic_body(&self, request_id: &str) -> Value {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            403 | 421 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        };
+        let message = match &self.param {
+            Some(param) => format!("{param}: {}", self.message),
+            None => self.message.clone(),
+        };
+        let error = json!({ "type": kind, "message": message });
+        json!({ "type": "error", "error": error, "request_id": request_id })
     }
 }
 
@@ -111,6 +176,7 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        response.extensions_mut().insert(self);
         response
     }
 }

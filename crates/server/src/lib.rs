@@ -9,29 +9,48 @@
 //! Start reading at [`Server`], then `openai/chat.rs` for the life of one request.
 
 mod access;
+mod answer;
+mod anthropic;
+mod body;
+mod connections;
+mod envelope;
 mod error;
+mod events;
 mod metrics;
+mod models;
 mod openai;
+mod openapi;
 mod replies;
+mod stored;
+mod wanted;
+mod xai;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use rapport_types::Generate;
+use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use metrics::Metrics;
+use stored::Deferred;
 
-/// The largest body that is read.
-pub const MAX_BODY_BYTES: usize = 4 << 20;
+pub use body::MAX_BODY_BYTES;
+pub use openapi::document as openapi_document;
+pub use stored::{MemoryResponses, Owner, ResponseStore, StoreError, StoredResponse};
+
 /// How long replies may go on after the server was asked to end.
-const DRAIN: Duration = Duration::from_secs(30);
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+/// How long clients have to read that their replies are cut.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -41,6 +60,15 @@ pub struct ServerConfig {
     pub host_names: Vec<String>,
     /// What clients must show as `Authorization: Bearer KEY`; `None` asks for nothing.
     pub api_key: Option<String>,
+    /// How long replies may go on after the server was asked to end.
+    pub drain: Duration,
+}
+
+impl ServerConfig {
+    /// For whoever is at this machine.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, host_names: Vec::new(), api_key: None, drain: DEFAULT_DRAIN }
+    }
 }
 
 /// Why there is no server.
@@ -53,15 +81,21 @@ pub enum ServeError {
     OpenToAll { address: SocketAddr },
     #[error("cannot listen on {address}: {source}; another --port may be free")]
     Listen { address: SocketAddr, source: std::io::Error },
-    #[error("the server broke: {source}")]
-    Broken { source: std::io::Error },
+    #[error("the address that was taken cannot be read: {source}")]
+    Address { source: std::io::Error },
 }
 
 /// What every request sees.
 struct Shared {
-    generate: Arc<dyn Generate>,
+    /// The first is `rapport`.
+    models: Vec<Arc<dyn Generate>>,
     config: ServerConfig,
     metrics: Metrics,
+    responses: Arc<dyn ResponseStore>,
+    deferred: Deferred,
+    is_draining: AtomicBool,
+    /// Whether replies have to end now.
+    ending: watch::Sender<bool>,
     /// Unix seconds, for `created` of models.
     started: u64,
 }
@@ -71,7 +105,7 @@ type App = Arc<Shared>;
 /// A server that listens and has not begun to answer.
 pub struct Server {
     listener: TcpListener,
-    app: App,
+    app: Shared,
 }
 
 impl Server {
@@ -91,42 +125,56 @@ impl Server {
             .await
             .map_err(|source| ServeError::Listen { address, source })?;
         let started = replies::unix_seconds();
-        let app = Shared { generate, config, metrics: Metrics::default(), started };
-        Ok(Self { listener, app: Arc::new(app) })
+        let app = Shared {
+            models: vec![generate],
+            config,
+            metrics: Metrics::default(),
+            responses: Arc::new(MemoryResponses::default()),
+            deferred: Deferred::default(),
+            is_draining: AtomicBool::new(false),
+            ending: watch::Sender::new(false),
+            started,
+        };
+        Ok(Self { listener, app })
+    }
+
+    /// Offers another model beside the first, under its own name.
+    #[must_use]
+    pub fn with_model(mut self, generate: Arc<dyn Generate>) -> Self {
+        self.app.models.push(generate);
+        self
+    }
+
+    /// Keeps responses there instead of in memory.
+    #[must_use]
+    pub fn with_responses(mut self, responses: Arc<dyn ResponseStore>) -> Self {
+        self.app.responses = responses;
+        self
     }
 
     /// Where it listens: with the real port where 0 was asked for.
     ///
     /// # Errors
-    /// [`ServeError::Broken`] if the system no longer knows.
+    /// [`ServeError::Address`] if the system no longer knows.
     pub fn address(&self) -> Result<SocketAddr, ServeError> {
-        self.listener.local_addr().map_err(|source| ServeError::Broken { source })
+        self.listener.local_addr().map_err(|source| ServeError::Address { source })
     }
 
-    /// Answers until `stop` resolves; then replies that are being made have half a minute to end.
-    ///
-    /// # Errors
-    /// [`ServeError::Broken`] if the listener fails.
-    pub async fn run(
-        self,
-        stop: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), ServeError> {
-        let (stopped, stopping) = tokio::sync::oneshot::channel();
-        let stop = async move {
+    /// Answers until `stop` resolves; then replies that are being made have [`ServerConfig::drain`]
+    /// to end, and those that have not are cut with an error that their clients can read.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send) {
+        let Self { listener, app } = self;
+        let app = Arc::new(app);
+        let stop = async {
             stop.await;
-            // Nobody listens if serving has ended by itself.
-            let _ = stopped.send(());
+            app.is_draining.store(true, Ordering::Release);
         };
-        let serving = axum::serve(self.listener, router(self.app)).with_graceful_shutdown(stop);
-        let too_long = async {
-            match stopping.await {
-                Ok(()) => tokio::time::sleep(DRAIN).await,
-                Err(_) => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            outcome = serving => outcome.map_err(|source| ServeError::Broken { source }),
-            () = too_long => Ok(()),
+        let running = connections::accept(listener, router(Arc::clone(&app)), stop).await;
+        let mut ended = std::pin::pin!(running.shutdown());
+        if tokio::time::timeout(app.config.drain, &mut ended).await.is_err() {
+            app.ending.send_replace(true);
+            // Whoever does not read even now is left behind.
+            let _ = tokio::time::timeout(LAST_WORDS, ended).await;
         }
     }
 }
@@ -134,25 +182,49 @@ impl Server {
 fn router(app: App) -> Router {
     let protocols = Router::new()
         .route("/v1/chat/completions", post(openai::chat::create))
-        .route("/v1/models", get(openai::models::list))
-        .route("/v1/models/{id}", get(openai::models::get))
+        .route("/v1/chat/deferred-completion/{id}", get(xai::deferred_completion))
+        .route("/v1/completions", post(openai::completions::create))
+        .route("/v1/responses", post(openai::responses::create))
+        .route("/v1/responses/{id}", get(openai::responses::get).delete(openai::responses::delete))
+        .route("/v1/responses/{id}/input_items", get(openai::responses::input_items))
+        .route("/v1/messages", post(anthropic::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::get))
+        .route("/v1/language-models", get(xai::language_models))
+        .route("/v1/language-models/{id}", get(xai::get_language_model))
+        .route("/v1/embedding-models", get(xai::no_models))
+        .route("/v1/image-generation-models", get(xai::no_models))
+        .route("/v1/tokenize-text", post(xai::tokenize_text))
+        .route("/v1/api-key", get(xai::api_key))
         .route("/metrics", get(metrics))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), access::check_key));
     Router::new()
         .merge(protocols)
+        .route("/openapi.json", get(openapi))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .fallback(|| async { error::ApiError::no_such_path() })
         .method_not_allowed_fallback(|| async { error::ApiError::wrong_method() })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), access::check_origin))
+        .layer(axum::middleware::from_fn(envelope::wrap))
         .with_state(app)
 }
 
+/// Whether new requests are welcome, and what answers them.
 async fn ready(State(app): State<App>) -> impl IntoResponse {
-    (StatusCode::OK, format!("{} is ready\n", app.generate.model().name))
+    if app.is_draining.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "ending\n".to_owned());
+    }
+    let models = app.models.iter().map(|generate| format!("{} is ready\n", generate.model().name));
+    (StatusCode::OK, models.collect())
 }
 
 async fn metrics(State(app): State<App>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.text())
+}
+
+async fn openapi() -> Json<Value> {
+    Json(openapi_document())
 }

@@ -5,16 +5,18 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rapport_types::{Control, Event, GenerateError, Reader, Request};
+use rapport_types::{Control, Event, Generate, GenerateError, Reader, Request};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 
-use crate::{App, Shared};
+use crate::App;
 
 /// Replies to one request, numbered; dropping this ends those that still run.
 pub(crate) struct Replies {
     events: UnboundedReceiver<(usize, Event)>,
     running: Running,
     n_running: usize,
+    ending: watch::Receiver<bool>,
 }
 
 /// Ends the replies when it goes: a reply may wait long for its first event, and must not wait for a
@@ -58,17 +60,21 @@ impl Replies {
     ///
     /// # Errors
     /// The first refusal; those started before it are ended.
-    pub(crate) async fn start(app: &App, requests: Vec<Request>) -> Result<Self, GenerateError> {
+    pub(crate) async fn start(
+        app: &App,
+        generate: &Arc<dyn Generate>,
+        requests: Vec<Request>,
+    ) -> Result<Self, GenerateError> {
         let n_running = requests.len();
+        let ending = app.ending.subscribe();
         let (sender, events) = unbounded_channel();
-        let app = Arc::clone(app);
+        let (app, generate) = (Arc::clone(app), Arc::clone(generate));
         // Templates and tokenizers may take a while for a long prompt.
         let started = tokio::task::spawn_blocking(move || {
-            let Shared { generate, metrics, .. } = &*app;
             let mut running = Running::default();
             for (reply_idx, request) in requests.into_iter().enumerate() {
                 let sender = sender.clone();
-                metrics.begin();
+                app.metrics.begin();
                 let mut counted = Counted { app: Arc::clone(&app), is_over: false };
                 running.0.push(generate.start(
                     request,
@@ -86,7 +92,7 @@ impl Replies {
         });
         let reason = "the request could not be prepared".to_owned();
         let running = started.await.map_err(|_| GenerateError::Internal { reason })??;
-        Ok(Self { events, running, n_running })
+        Ok(Self { events, running, n_running, ending })
     }
 
     /// The next event and the number of its reply; `None` after the last of all.
@@ -95,7 +101,12 @@ impl Replies {
             self.running.0.clear();
             return None;
         }
-        let (reply_idx, event) = self.events.recv().await.unwrap_or_else(|| {
+        let received = tokio::select! {
+            received = self.events.recv() => received,
+            // The server ends and cannot wait any longer.
+            _ = self.ending.wait_for(|is_ending| *is_ending) => None,
+        };
+        let (reply_idx, event) = received.unwrap_or_else(|| {
             self.n_running = 1;
             (0, Event::Failed(GenerateError::EngineStopped))
         });
@@ -110,8 +121,37 @@ pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// A time of day as text.
+pub(crate) fn rfc3339(unix_seconds: u64) -> String {
+    let (days, seconds) = (unix_seconds / 86_400, unix_seconds % 86_400);
+    // The civil date of a day number, after Hinnant's `civil_from_days`.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// A name nobody else has: `prefix` and 128 random bits. Not a secret.
 pub(crate) fn fresh_id(prefix: &str) -> String {
     let random = || RandomState::new().build_hasher().finish();
     format!("{prefix}{:016x}{:016x}", random(), random())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_clients_read_them() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(rfc3339(4_107_542_399), "2100-02-28T23:59:59Z");
+    }
 }

@@ -1,285 +1,171 @@
 //! `POST /v1/chat/completions`.
 
-use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
-use rapport_types::{Event, FinishReason, ModeChoice, Outcome, TokenLogprob, Usage};
+use rapport_types::{Caller, Event, ToolCall};
 use serde_json::{Value, json};
 
 use super::request::ChatRequest;
-use crate::App;
+use super::{Head, token_logprob, usage_object};
+use crate::answer::{Answer, all_of, total};
+use crate::body::JsonBody;
 use crate::error::ApiError;
+use crate::events::{self, Frame, Wording};
 use crate::replies::{Replies, fresh_id, unix_seconds};
+use crate::{App, models};
 
 pub(crate) async fn create(
     State(app): State<App>,
-    body: Result<Bytes, BytesRejection>,
+    Extension(caller): Extension<Caller>,
+    JsonBody(request): JsonBody<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let body =
-        body.map_err(|error| ApiError::unreadable_body(error.status(), &error.body_text()))?;
-    let request = ChatRequest::parse(&body)?;
-    let replies = Replies::start(&app, request.requests(&app)?).await?;
+    let model = models::find(&app, &request.model)?;
+    let requests = request.requests(&model, caller)?;
+    let build = model.generate.model().build.to_string();
+    let replies = Replies::start(&app, &model.generate, requests).await?;
     let head = Head {
         id: fresh_id("chatcmpl-"),
         created: unix_seconds(),
         model: request.model.clone(),
-        build: app.generate.model().build.to_string(),
+        build,
     };
-    if request.stream.unwrap_or(false) {
-        return Ok(stream_reply(replies, head, &request));
+    let wants_logprobs = request.wants_logprobs();
+    if request.deferred.unwrap_or(false) {
+        return defer(&app, caller, replies, head, wants_logprobs);
     }
-    whole_reply(replies, &head, request.wants_logprobs()).await
-}
-
-/// What every part of an answer begins with.
-struct Head {
-    id: String,
-    created: u64,
-    model: String,
-    build: String,
-}
-
-impl Head {
-    fn object(&self, kind: &str, choices: &[Value]) -> Value {
-        json!({
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.build,
-            "choices": choices,
-        })
+    if request.wants_stream() {
+        let wants_usage = request.wants_usage_in_stream();
+        let words = ChatWords { head, answers: Vec::new(), wants_usage, wants_logprobs };
+        return Ok(events::stream(replies, words));
     }
+    Ok(Json(whole(replies, &head, wants_logprobs).await?).into_response())
 }
 
-/// What is known of one reply so far.
-#[derive(Default)]
-struct Progress {
-    thought: String,
-    text: String,
-    logprobs: Vec<Value>,
-    chosen: Option<(ModeChoice, u64)>,
-    outcome: Option<Outcome>,
-}
-
-impl Progress {
-    /// What Rapport says of a reply beside the protocol's own fields.
-    fn details(&self) -> Value {
-        let timings = self.outcome.as_ref().map(|outcome| {
-            let timings = outcome.timings;
-            json!({
-                "first_token_ms": timings.first_token_ms,
-                "prompt_ms": timings.prompt_ms,
-                "decode_ms": timings.decode_ms,
-                "tokens_per_second": timings.decode_tokens_per_second(&outcome.usage),
-            })
-        });
-        let (choice, seed) = self.chosen.as_ref().map_or((None, None), |(choice, seed)| {
-            (Some(json!({ "mode": choice.mode.as_str(), "reason": choice.reason })), Some(*seed))
-        });
-        let build = self.outcome.as_ref().map(|outcome| outcome.build.to_string());
-        json!({ "mode": choice, "seed": seed, "build": build, "timings": timings })
-    }
-
-    fn finish_reason(&self) -> &'static str {
-        match self.outcome.as_ref().map(|outcome| outcome.reason) {
-            Some(FinishReason::Length) => "length",
-            _ => "stop",
-        }
-    }
-}
-
-async fn whole_reply(
-    mut replies: Replies,
-    head: &Head,
+/// Makes the reply while nobody waits.
+fn defer(
+    app: &App,
+    caller: Caller,
+    replies: Replies,
+    head: Head,
     wants_logprobs: bool,
 ) -> Result<Response, ApiError> {
-    let mut all: Vec<Progress> = Vec::new();
-    while let Some((reply_idx, event)) = replies.next().await {
-        if all.len() <= reply_idx {
-            all.resize_with(reply_idx + 1, Progress::default);
+    let id = fresh_id("deferred_");
+    app.deferred.begin(caller.key, &id)?;
+    let (app, making_id) = (Arc::clone(app), id.clone());
+    tokio::spawn(async move {
+        let outcome = whole(replies, &head, wants_logprobs).await;
+        app.deferred.finish(caller.key, &making_id, outcome);
+    });
+    Ok(Json(json!({ "request_id": id })).into_response())
+}
+
+async fn whole(replies: Replies, head: &Head, wants_logprobs: bool) -> Result<Value, ApiError> {
+    let answers = all_of(replies).await?;
+    let choices = answers.iter().enumerate().map(|(reply_idx, answer)| {
+        let has_words = !answer.text.is_empty() || answer.calls.is_empty();
+        let content = has_words.then_some(&answer.text);
+        let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+        if !answer.thought.is_empty() {
+            message["reasoning_content"] = json!(answer.thought);
         }
-        let progress = &mut all[reply_idx];
-        match event {
-            Event::Started { choice, seed, .. } => progress.chosen = Some((choice, seed)),
-            Event::Thought(piece) => progress.thought += &piece,
-            Event::Text { text, logprobs } => {
-                progress.text += &text;
-                progress.logprobs.extend(logprobs.iter().map(token_logprob));
-            }
-            Event::ToolCall(_) => {}
-            Event::Finished(outcome) => progress.outcome = Some(outcome),
-            Event::Failed(error) => return Err(error.into()),
+        if !answer.calls.is_empty() {
+            message["tool_calls"] = answer.calls.iter().map(tool_call).collect();
         }
-    }
-    let outcomes = all.iter().filter_map(|progress| progress.outcome.as_ref());
-    let usage = total(outcomes.map(|outcome| outcome.usage));
-    let choices = all.iter().enumerate().map(|(reply_idx, progress)| {
-        let mut message = json!({ "role": "assistant", "content": progress.text, "refusal": null });
-        if !progress.thought.is_empty() {
-            message["reasoning_content"] = json!(progress.thought);
-        }
-        let logprobs = wants_logprobs.then(|| json!({ "content": progress.logprobs }));
+        let logprobs = wants_logprobs.then(
+            || json!({ "content": answer.logprobs.iter().map(token_logprob).collect::<Vec<_>>() }),
+        );
         json!({
             "index": reply_idx,
             "message": message,
             "logprobs": logprobs,
-            "finish_reason": progress.finish_reason(),
+            "finish_reason": finish_reason(answer),
         })
     });
     let mut body = head.object("chat.completion", &choices.collect::<Vec<_>>());
-    body["usage"] = usage_object(usage);
-    body["rapport"] = all.first().map_or(Value::Null, Progress::details);
-    Ok(Json(body).into_response())
+    body["usage"] = usage_object(total(&answers));
+    body["rapport"] = answers.first().map_or(Value::Null, Answer::details);
+    Ok(body)
 }
 
-fn stream_reply(replies: Replies, head: Head, request: &ChatRequest) -> Response {
-    let state = Streaming {
-        replies,
-        head,
-        all: Vec::new(),
-        wants_usage: request.wants_usage_in_stream(),
-        wants_logprobs: request.wants_logprobs(),
-        step: Step::Events,
-    };
-    let chunks = stream::unfold(state, |mut state| async move {
-        let data = state.next().await?;
-        Some((Ok::<_, Infallible>(SseEvent::default().data(data)), state))
-    });
-    Sse::new(chunks).keep_alive(KeepAlive::default()).into_response()
+fn finish_reason(answer: &Answer) -> &'static str {
+    if answer.is_cut() {
+        "length"
+    } else if answer.calls.is_empty() {
+        "stop"
+    } else {
+        "tool_calls"
+    }
 }
 
-enum Step {
-    Events,
-    Usage,
-    Done,
-    Over,
+fn tool_call(call: &ToolCall) -> Value {
+    let ToolCall { id, name, arguments } = call;
+    json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } })
 }
 
-struct Streaming {
-    replies: Replies,
+struct ChatWords {
     head: Head,
-    all: Vec<Progress>,
+    answers: Vec<Answer>,
     wants_usage: bool,
     wants_logprobs: bool,
-    step: Step,
 }
 
-impl Streaming {
-    /// The next chunk's text.
-    async fn next(&mut self) -> Option<String> {
-        match self.step {
-            Step::Events => {
-                if let Some((reply_idx, event)) = self.replies.next().await {
-                    return Some(self.chunk(reply_idx, event).to_string());
-                }
-                self.step = Step::Done;
-                if self.wants_usage {
-                    self.step = Step::Usage;
-                }
-                Box::pin(self.next()).await
-            }
-            Step::Usage => {
-                self.step = Step::Done;
-                let outcomes = self.all.iter().filter_map(|progress| progress.outcome.as_ref());
-                let usage = total(outcomes.map(|outcome| outcome.usage));
-                let mut chunk = self.head.object("chat.completion.chunk", &[]);
-                chunk["usage"] = usage_object(usage);
-                Some(chunk.to_string())
-            }
-            Step::Done => {
-                self.step = Step::Over;
-                Some("[DONE]".to_owned())
-            }
-            Step::Over => None,
+impl ChatWords {
+    fn chunk(&mut self, reply_idx: usize, event: Event) -> Result<Value, ApiError> {
+        if self.answers.len() <= reply_idx {
+            self.answers.resize_with(reply_idx + 1, Answer::default);
         }
-    }
-
-    fn chunk(&mut self, reply_idx: usize, event: Event) -> Value {
-        if self.all.len() <= reply_idx {
-            self.all.resize_with(reply_idx + 1, Progress::default);
-        }
-        let progress = &mut self.all[reply_idx];
+        let answer = &mut self.answers[reply_idx];
         let mut logprobs = Value::Null;
-        let (delta, finish_reason) = match event {
-            Event::Started { choice, seed, .. } => {
-                progress.chosen = Some((choice, seed));
-                (json!({ "role": "assistant", "content": "" }), None)
-            }
-            Event::Thought(piece) => (json!({ "reasoning_content": piece }), None),
+        let delta = match &event {
+            Event::Started { .. } => json!({ "role": "assistant", "content": "" }),
+            Event::Thought(piece) => json!({ "reasoning_content": piece }),
             Event::Text { text, logprobs: tokens } => {
                 if self.wants_logprobs {
                     let tokens: Vec<Value> = tokens.iter().map(token_logprob).collect();
                     logprobs = json!({ "content": tokens });
                 }
-                (json!({ "content": text }), None)
+                json!({ "content": text })
             }
-            Event::ToolCall(_) => (json!({}), None),
-            Event::Finished(outcome) => {
-                progress.outcome = Some(outcome);
-                (json!({}), Some(progress.finish_reason()))
+            Event::ToolCall(call) => {
+                let mut call = tool_call(call);
+                call["index"] = json!(answer.calls.len());
+                json!({ "tool_calls": [call] })
             }
-            Event::Failed(error) => {
-                // What was sent is no answer: the client is told so, and nothing follows.
-                self.step = Step::Over;
-                return ApiError::from(error).body();
-            }
+            Event::Finished(_) | Event::Failed(_) => json!({}),
         };
+        let is_end = matches!(event, Event::Finished(_));
+        answer.take(event)?;
         let choice = json!({
             "index": reply_idx,
             "delta": delta,
             "logprobs": logprobs,
-            "finish_reason": finish_reason,
+            "finish_reason": is_end.then(|| finish_reason(answer)),
         });
-        let is_end = finish_reason.is_some();
-        let details = is_end.then(|| self.all[reply_idx].details());
         let mut chunk = self.head.object("chat.completion.chunk", &[choice]);
-        if let Some(details) = details {
-            chunk["rapport"] = details;
+        if is_end {
+            chunk["rapport"] = answer.details();
         }
-        chunk
+        Ok(chunk)
     }
 }
 
-/// The prompt counts once, the replies add up.
-fn total(usages: impl Iterator<Item = Usage>) -> Usage {
-    usages.fold(Usage::default(), |sum, usage| Usage {
-        prompt_tokens: sum.prompt_tokens.max(usage.prompt_tokens),
-        cached_tokens: sum.cached_tokens.max(usage.cached_tokens),
-        completion_tokens: sum.completion_tokens + usage.completion_tokens,
-        reasoning_tokens: sum.reasoning_tokens + usage.reasoning_tokens,
-    })
-}
+impl Wording for ChatWords {
+    async fn take(&mut self, reply_idx: usize, event: Event) -> Vec<Frame> {
+        match self.chunk(reply_idx, event) {
+            Ok(chunk) => vec![Frame::data(&chunk)],
+            Err(error) => vec![Frame::named("error", &error.body())],
+        }
+    }
 
-/// OpenAI counts reasoning as part of the completion.
-fn usage_object(usage: Usage) -> Value {
-    let completion_tokens = usage.completion_tokens + usage.reasoning_tokens;
-    json!({
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": usage.prompt_tokens + completion_tokens,
-        "prompt_tokens_details": { "cached_tokens": usage.cached_tokens },
-        "completion_tokens_details": { "reasoning_tokens": usage.reasoning_tokens },
-    })
-}
-
-fn token_logprob(token: &TokenLogprob) -> Value {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let top: Vec<Value> = token
-        .top
-        .iter()
-        .map(|top| json!({ "token": text(&top.bytes), "logprob": top.logprob, "bytes": top.bytes }))
-        .collect();
-    json!({
-        "token": text(&token.bytes),
-        "logprob": token.logprob,
-        "bytes": token.bytes,
-        "top_logprobs": top,
-    })
+    fn end(&mut self) -> Vec<Frame> {
+        let usage = self.wants_usage.then(|| {
+            let mut chunk = self.head.object("chat.completion.chunk", &[]);
+            chunk["usage"] = usage_object(total(&self.answers));
+            Frame::data(&chunk)
+        });
+        usage.into_iter().chain([Frame::done()]).collect()
+    }
 }

@@ -1,104 +1,17 @@
-//! Chat completions over real HTTP on the loopback address, from a scripted engine.
+//! Chat completions.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail their test")]
-
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::thread::JoinHandle;
 
 use rapport_server::{ServeError, Server, ServerConfig};
 use rapport_testkit::{Script, ScriptedEngine};
 use rapport_types::{GenerateError, Mode, OutputFormat};
 use serde_json::{Value, json};
 
-struct Running {
-    address: SocketAddr,
-    engine: Arc<ScriptedEngine>,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-fn config() -> ServerConfig {
-    let address = "127.0.0.1:0".parse().unwrap();
-    ServerConfig { address, host_names: Vec::new(), api_key: None }
-}
-
-fn serve(config: ServerConfig, engine: ScriptedEngine) -> Running {
-    let engine = Arc::new(engine);
-    let (stop, stopped) = tokio::sync::oneshot::channel();
-    let (sender, ready) = channel();
-    let model = Arc::clone(&engine);
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let server = Server::listen(config, model).await.unwrap();
-            sender.send(server.address().unwrap()).unwrap();
-            let stopped = async {
-                let _ = stopped.await;
-            };
-            server.run(stopped).await.unwrap();
-        });
-    });
-    Running { address: ready.recv().unwrap(), engine, stop: Some(stop), thread: Some(thread) }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Running {
-    fn start(answer: &'static str) -> Self {
-        serve(config(), ScriptedEngine::answering(move |_| Script::answer(answer)))
-    }
-
-    /// Sends a request as it is and reads to the end.
-    fn raw(&self, request: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, answer)
-    }
-
-    fn with_headers(&self, headers: &str) -> (u16, String) {
-        self.raw(&format!("GET /v1/models HTTP/1.1\r\nConnection: close\r\n{headers}\r\n"))
-    }
-
-    fn post(&self, body: &Value) -> (u16, Value) {
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
-        let url = format!("http://{}/v1/chat/completions", self.address);
-        let mut response = agent.post(&url).send(body.to_string()).unwrap();
-        let status = response.status().as_u16();
-        let text = response.body_mut().read_to_string().unwrap();
-        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
-    }
-
-    /// The data of a stream's events.
-    fn stream(&self, mut body: Value) -> Vec<String> {
-        body["stream"] = json!(true);
-        let (status, text) = self.post(&body);
-        assert_eq!(status, 200, "{text}");
-        let lines = text.as_str().unwrap().lines();
-        lines.filter_map(|line| line.strip_prefix("data: ").map(str::to_owned)).collect()
-    }
-}
-
-fn ask(extra: &Value) -> Value {
-    let mut body = json!({ "model": "rapport", "messages": [{ "role": "user", "content": "hi" }] });
-    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-    body
-}
+use crate::harness::Running;
+use crate::harness::{ask, config, serve};
 
 #[test]
 fn a_whole_reply_has_text_thought_usage_and_where_it_came_from() {
@@ -106,7 +19,7 @@ fn a_whole_reply_has_text_thought_usage_and_where_it_came_from() {
         Script::new().thought("feel: calm").text("Good ").text("morning!").because("a greeting")
     });
     let server = serve(config(), engine);
-    let (status, body) = server.post(&ask(&json!({ "seed": 7 })));
+    let (status, body) = server.chat(&ask(&json!({ "seed": 7 })));
     assert_eq!(status, 200, "{body}");
     let choice = &body["choices"][0];
     assert_eq!(choice["message"]["content"], "Good morning!");
@@ -152,7 +65,7 @@ fn several_replies_are_kept_apart() {
         Script::answer(&format!("reply {seed}"))
     });
     let server = serve(config(), engine);
-    let (_, body) = server.post(&ask(&json!({ "n": 3, "seed": 10 })));
+    let (_, body) = server.chat(&ask(&json!({ "n": 3, "seed": 10 })));
     for idx in 0..3 {
         assert_eq!(body["choices"][idx]["index"], idx);
         assert_eq!(body["choices"][idx]["message"]["content"], format!("reply {}", 10 + idx));
@@ -178,7 +91,7 @@ fn the_models_name_and_the_effort_choose_the_mode() {
         ("rapport-thinking", Some("none"), Mode::Fast),
     ] {
         let (status, body) =
-            server.post(&ask(&json!({ "model": model, "reasoning_effort": effort })));
+            server.chat(&ask(&json!({ "model": model, "reasoning_effort": effort })));
         assert_eq!(status, 200, "{body}");
         assert_eq!(server.engine.requests().last().unwrap().mode, mode, "{model}");
     }
@@ -188,7 +101,7 @@ fn the_models_name_and_the_effort_choose_the_mode() {
 fn every_setting_reaches_the_engine() {
     let server = Running::start("ok");
     let schema = json!({ "type": "object", "properties": { "a": { "type": "integer" } } });
-    let (status, body) = server.post(&json!({
+    let (status, body) = server.chat(&json!({
         "model": "rapport-fast",
         "messages": [
             { "role": "developer", "content": "Be brief." },
@@ -234,6 +147,9 @@ fn what_cannot_be_honoured_is_refused_by_name_and_nothing_runs() {
         (json!({ "logit_bias": { "word": 1 } }), 400, "logit_bias"),
         (json!({ "top_logprobs": 3 }), 400, "top_logprobs"),
         (json!({ "tools": [{ "type": "function" }] }), 400, "tools"),
+        (json!({ "tools": [{ "type": "web_search" }] }), 400, "tools"),
+        (json!({ "tool_choice": "required" }), 400, "tool_choice"),
+        (json!({ "stop": vec!["x"; 1000] }), 400, "stop"),
         (json!({ "messages": [{ "role": "wizard", "content": "" }] }), 400, "messages[0].role"),
         (
             json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }),
@@ -241,12 +157,12 @@ fn what_cannot_be_honoured_is_refused_by_name_and_nothing_runs() {
             "messages[0].content",
         ),
     ] {
-        let (found, body) = server.post(&ask(&extra));
+        let (found, body) = server.chat(&ask(&extra));
         assert_eq!(found, status, "{extra}: {body}");
         assert_eq!(body["error"]["param"], param, "{extra}: {body}");
         assert!(body["error"]["message"].as_str().unwrap().len() > 10);
     }
-    let (status, body) = server.post(&json!({ "model": "rapport" }));
+    let (status, body) = server.chat(&json!({ "model": "rapport" }));
     assert_eq!(status, 400);
     assert!(body["error"]["message"].as_str().unwrap().contains("messages"), "{body}");
     assert!(server.engine.requests().is_empty());
@@ -266,7 +182,7 @@ fn the_engines_refusals_have_their_statuses() {
     ] {
         let refusal = error.clone();
         let engine = ScriptedEngine::answering(move |_| Script::refused(refusal.clone()));
-        let (found, body) = serve(config(), engine).post(&ask(&json!({})));
+        let (found, body) = serve(config(), engine).chat(&ask(&json!({})));
         assert_eq!((found, &body["error"]["code"]), (status, &code), "{body}");
         assert_eq!(body["error"]["message"], error.to_string());
     }
@@ -280,7 +196,7 @@ fn a_reply_that_breaks_in_a_stream_is_an_error_and_never_done() {
     let events = server.stream(ask(&json!({})));
     let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
     assert!(last["error"]["message"].as_str().unwrap().contains("no way on"), "{last}");
-    let (status, _) = server.post(&ask(&json!({})));
+    let (status, _) = server.chat(&ask(&json!({})));
     assert_eq!(status, 500);
 }
 
@@ -365,7 +281,7 @@ fn an_address_that_others_can_reach_needs_a_key() {
 fn large_bodies_and_unknown_paths_are_refused_in_the_same_form() {
     let server = Running::start("ok");
     let huge = ask(&json!({ "user": "x".repeat(rapport_server::MAX_BODY_BYTES) }));
-    let (status, body) = server.post(&huge);
+    let (status, body) = server.chat(&huge);
     assert_eq!((status, body["error"]["type"].as_str()), (413, Some("invalid_request_error")));
     let get = |path: &str| {
         server.raw(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
