@@ -6,8 +6,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The client's version that the test was written with.
+// The clients' versions that the tests were written with.
 const OPENAI: &str = "openai==3.54.0";
+const ANTHROPIC: &str = "anthropic==2.12.0";
+const OPENAI_NODE: &str = "openai@7.57.0";
 
 struct Server {
     process: Child,
@@ -58,18 +60,53 @@ fn package(requirement: &str) -> PathBuf {
     folder
 }
 
+/// A folder with a package for Node in it and the script beside it, brought once by npm.
+fn node_package(requirement: &str, script: &Path) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(requirement.replace('@', "-node-"));
+    if !folder.exists() {
+        let part = folder.with_extension(format!("part-{}", std::process::id()));
+        std::fs::create_dir_all(&part).unwrap();
+        let output = Command::new("npm")
+            .args(["install", "--no-audit", "--no-fund", "--no-save", "--prefix"])
+            .arg(&part)
+            .arg(requirement)
+            .output()
+            .expect("npm is there");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "npm cannot bring {requirement}: {errors}");
+        std::fs::rename(&part, &folder).unwrap();
+    }
+    let beside = folder.join(script.file_name().unwrap());
+    std::fs::copy(script, &beside).unwrap();
+    beside
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(name)
+}
+
+/// Runs a client against a server of its own.
+fn drive(client: &mut Command) {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path());
+    let output = client.arg(&server.url).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+}
+
 #[test]
 fn the_openai_client_for_python_works_unchanged() {
     let packages = package(OPENAI);
-    let home = tempfile::tempdir().unwrap();
-    let server = Server::start(home.path());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/openai_client.py");
-    let output = Command::new("python3")
-        .arg(script)
-        .arg(&server.url)
-        .env("PYTHONPATH", packages)
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
+    drive(Command::new("python3").arg(script("openai_client.py")).env("PYTHONPATH", packages));
+}
+
+#[test]
+fn the_anthropic_client_for_python_works_unchanged() {
+    let packages = package(ANTHROPIC);
+    drive(Command::new("python3").arg(script("anthropic_client.py")).env("PYTHONPATH", packages));
+}
+
+#[test]
+fn the_openai_client_for_node_works_unchanged() {
+    drive(Command::new("node").arg(node_package(OPENAI_NODE, &script("openai_client.mjs"))));
 }

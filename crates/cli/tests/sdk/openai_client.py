@@ -53,6 +53,84 @@ logprobs = ask("Say hello.", logprobs=True, top_logprobs=2).choices[0].logprobs.
 assert len(logprobs[0].top_logprobs) == 2 and logprobs[0].logprob <= 0
 assert "".join(token.token for token in logprobs).startswith(text[:4])
 
+weather = {
+    "type": "object",
+    "properties": {"place": {"type": "string", "maxLength": 20}},
+    "required": ["place"],
+    "additionalProperties": False,
+}
+function = {"name": "get_weather", "description": "The weather of a place", "parameters": weather}
+tools = {
+    "tools": [{"type": "function", "function": function}],
+    "tool_choice": "required",
+    "parallel_tool_calls": False,
+    "max_tokens": 80,
+}
+called = ask("What is the weather in Oslo?", **tools).choices[0]
+assert called.finish_reason == "tool_calls"
+call = called.message.tool_calls[0]
+assert set(json.loads(call.function.arguments)) == {"place"}
+with client.chat.completions.stream(
+    model="rapport-fast",
+    messages=[{"role": "user", "content": "What is the weather in Oslo?"}],
+    temperature=0,
+    **tools,
+) as stream:
+    streamed = stream.get_final_completion().choices[0].message.tool_calls[0]
+assert streamed.function.arguments == call.function.arguments
+answered = client.chat.completions.create(
+    model="rapport-fast",
+    messages=[
+        {"role": "user", "content": "What is the weather in Oslo?"},
+        called.message,
+        {"role": "tool", "tool_call_id": call.id, "content": "rain"},
+    ],
+    tools=tools["tools"],
+    tool_choice="none",
+    max_tokens=20,
+)
+assert answered.choices[0].message.content
+
+plain = client.completions.create(
+    model="rapport", prompt="The capital of France is", max_tokens=4, temperature=0, logprobs=1
+)
+assert "Paris" in plain.choices[0].text, plain
+assert len(plain.choices[0].logprobs.tokens) == len(plain.choices[0].logprobs.token_logprobs) > 0
+
+response = client.responses.create(
+    model="rapport-thinking", input="I feel low today.", max_output_tokens=12, temperature=0
+)
+assert [item.type for item in response.output] == ["reasoning", "message"]
+assert response.output_text and response.usage.output_tokens_details.reasoning_tokens > 0
+assert client.responses.retrieve(response.id).output_text == response.output_text
+following = client.responses.create(
+    model="rapport-fast", input="Thank you.", previous_response_id=response.id, max_output_tokens=8
+)
+assert following.previous_response_id == response.id
+assert following.usage.input_tokens_details.cached_tokens > 0, "the conversation went on"
+assert [item.role for item in client.responses.input_items.list(response.id)] == ["user"]
+with client.responses.stream(
+    model="rapport-thinking", input="I feel low today.", max_output_tokens=12, temperature=0
+) as stream:
+    events = list(stream)
+names = [event.type for event in events]
+streamed = events[-1].response
+assert "response.output_text.delta" in names and "response.reasoning_text.delta" in names
+assert streamed.output_text == response.output_text
+flat = {"type": "function", **function, "strict": True}
+called = client.responses.create(
+    model="rapport-fast", input="Weather in Oslo?", tools=[flat], tool_choice="required",
+    parallel_tool_calls=False, max_output_tokens=80,
+).output[-1]
+assert called.type == "function_call" and set(json.loads(called.arguments)) == {"place"}
+client.responses.delete(response.id)
+try:
+    client.responses.retrieve(response.id)
+except openai.NotFoundError:
+    pass
+else:
+    raise AssertionError("a deleted response was found")
+
 for settings, error in [
     ({"temperature": 5}, openai.BadRequestError),
     ({"model": "nobody"}, openai.NotFoundError),
