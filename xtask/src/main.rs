@@ -15,6 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "rapport-cli",
         &[
             "rapport-engine",
+            "rapport-eval",
             "rapport-kernels",
             "rapport-local",
             "rapport-model",
@@ -22,6 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "rapport-types",
         ],
     ),
+    ("rapport-eval", &["rapport-types"]),
     ("rapport-server", &["rapport-types"]),
     ("rapport-testkit", &["rapport-types"]),
 ];

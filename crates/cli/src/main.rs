@@ -5,6 +5,7 @@
 
 mod bench;
 mod config;
+mod eval;
 mod files;
 mod machine;
 mod measure;
@@ -96,6 +97,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Bench(options) => bench::run(&options, &paths, out)?,
         Command::Logits(options) => measure::logits(&options, &paths, out)?,
         Command::Perplexity(options) => measure::perplexity(&options, &paths, out)?,
+        Command::Eval(command) => eval::run(&command, &paths, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

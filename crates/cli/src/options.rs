@@ -9,6 +9,7 @@ use rapport_kernels::{Compute, Isa};
 use rapport_types::{Mode, OutputFormat, ThinkingBudget};
 
 use crate::bench::BenchOptions;
+use crate::eval::EvalCommand;
 use crate::serve::ServeCommand;
 use rapport_cli::chat::Settings;
 use rapport_cli::pull::DEFAULT_MODEL;
@@ -50,6 +51,9 @@ pub(crate) enum Command {
     Logits(LogitsOptions),
     /// Measure how well a model predicts a text
     Perplexity(PerplexityOptions),
+    /// Ask a set of prompts, compare two builds blindly, and score what readers said
+    #[command(subcommand)]
+    Eval(EvalCommand),
 }
 
 #[derive(Debug, Args)]

@@ -64,6 +64,12 @@ impl Sampling {
         Self { draft: SamplingDraft { temperature: 0.0, top_p: 1.0, ..SamplingDraft::default() } }
     }
 
+    /// The same settings with another seed.
+    #[must_use]
+    pub fn with_seed(&self, seed: u64) -> Self {
+        Self { draft: SamplingDraft { seed: Some(seed), ..self.draft.clone() } }
+    }
+
     pub fn is_greedy(&self) -> bool {
         self.draft.temperature == 0.0
     }
