@@ -25,6 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("rapport-eval", &["rapport-types"]),
     ("rapport-server", &["rapport-types"]),
+    ("rapport-store", &["rapport-types"]),
     ("rapport-testkit", &["rapport-types"]),
 ];
 
