@@ -123,10 +123,10 @@ impl Store {
         now: UnixMs,
     ) -> Result<Charged, Error> {
         let mut transaction = self.begin().await?;
-        if let Some(message) = finished.message {
-            if !complete_reply(&mut transaction, user, message, now).await? {
-                insert_message(&mut transaction, self.dialect, user, message, now).await?;
-            }
+        if let Some(message) = finished.message
+            && !complete_reply(&mut transaction, user, message, now).await?
+        {
+            insert_message(&mut transaction, self.dialect, user, message, now).await?;
         }
         let charged = insert_charge(&mut transaction, user, finished.charge, now).await?;
         if let Some(reservation) = finished.reservation {

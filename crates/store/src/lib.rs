@@ -66,7 +66,7 @@ pub use search::Hit;
 pub use secret::Secret;
 pub use shares::{Share, SharedConversation, SharedMessage};
 pub use styles::Style;
-pub use turns::{BegunReply, NewTurn, Turn};
+pub use turns::{BegunReply, NewReply, NewTurn, Turn};
 
 use sqlx::{Any, AnyPool, Transaction};
 

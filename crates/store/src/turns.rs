@@ -38,6 +38,16 @@ pub struct NewTurn<'a> {
     pub lease_until: UnixMs,
 }
 
+/// Another reply to something a person said.
+#[derive(Clone, Copy, Debug)]
+pub struct NewReply<'a> {
+    /// The client's own name for this request.
+    pub client_id: &'a str,
+    pub user_message: MessageId,
+    pub mode: Mode,
+    pub lease_until: UnixMs,
+}
+
 /// A message and the replies that are to be written to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Turn {
@@ -129,12 +139,10 @@ impl Store {
     pub async fn begin_reply(
         &self,
         owner: UserId,
-        client_id: &str,
-        user_message: MessageId,
-        mode: Mode,
-        lease_until: UnixMs,
+        new: NewReply<'_>,
         now: UnixMs,
     ) -> Result<BegunReply, Error> {
+        let NewReply { client_id, user_message, mode, lease_until } = new;
         let mut transaction = self.begin().await?;
         let user = find_message(&mut transaction, owner, user_message).await?;
         if user.role != Role::User {

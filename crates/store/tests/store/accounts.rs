@@ -197,7 +197,7 @@ pub(crate) async fn keys(database: Database) {
     assert_eq!(state(NOON).await, ApiKeyState::Live);
     assert_eq!(state(minutes(10)).await, ApiKeyState::Expired);
 
-    assert_eq!(store.all_api_keys(None, 9).await.unwrap(), [key.clone()]);
+    assert_eq!(store.all_api_keys(None, 9).await.unwrap(), std::slice::from_ref(&key));
     assert!(store.all_api_keys(Some(key.id), 9).await.unwrap().is_empty());
     store.touch_api_key(key.id, minutes(1)).await.unwrap();
     store.touch_api_key(key.id, minutes(1).plus_ms(59_000)).await.unwrap();

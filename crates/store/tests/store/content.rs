@@ -4,8 +4,8 @@ use rapport_store::{
     Appended, Charge, Charged, Chip, Conversation, ConversationChange, ConversationCursor,
     ConversationFilter, ConversationId, Deferred, Error, EventCursor, EventId, FeedbackCursor,
     FeedbackId, Finished, Marks, MessageId, MessageStatus, NewConversation, NewEvent, NewFeedback,
-    NewMessage, NewResponse, NewTurn, ReplyFacts, ReplyId, Signal, Store, Thumb, Turn, UnixMs,
-    UserId, Verdict,
+    NewMessage, NewReply, NewResponse, NewTurn, ReplyFacts, ReplyId, Signal, Store, Thumb, Turn,
+    UnixMs, UserId, Verdict,
 };
 use rapport_types::{Mode, Role, Timings, Usage};
 use serde_json::json;
@@ -172,6 +172,14 @@ fn turn(client_id: &str, conversation: ConversationId) -> NewTurn<'_> {
     }
 }
 
+pub(crate) fn another(
+    client_id: &str,
+    user_message: MessageId,
+    lease_until: UnixMs,
+) -> NewReply<'_> {
+    NewReply { client_id, user_message, mode: Mode::Fast, lease_until }
+}
+
 pub(crate) async fn turns(database: Database) {
     let store = &database.store;
     let ada = database.member("Ada").await.id;
@@ -192,7 +200,7 @@ pub(crate) async fn turns(database: Database) {
     let again = store.begin_turn(ada, other, minutes(1)).await.unwrap();
     assert_eq!(again, Turn { is_new: false, ..first.clone() });
     assert_eq!(store.messages(ada, id).await.unwrap().len(), 2);
-    let mixed = store.begin_reply(ada, "one", first.user.id, Mode::Fast, minutes(1), NOON).await;
+    let mixed = store.begin_reply(ada, another("one", first.user.id, minutes(1)), NOON).await;
     assert!(matches!(mixed, Err(Error::Conflict { .. })));
     let nameless = store.begin_turn(ada, turn("", id), NOON).await;
     assert!(matches!(nameless, Err(Error::Invalid { what: "client_id", .. })));
@@ -228,14 +236,14 @@ pub(crate) async fn turns(database: Database) {
     assert_eq!(store.messages(ada, id).await.unwrap().len(), 2);
 
     // Asked for once more: a sibling, which fails and costs nothing.
-    let sibling = store.begin_reply(ada, "re", first.user.id, Mode::Fast, minutes(3), NOON).await;
+    let sibling = store.begin_reply(ada, another("re", first.user.id, minutes(3)), NOON).await;
     let sibling = sibling.unwrap().reply;
     store.save_progress(ada, sibling.id, "hal", None, minutes(3)).await.unwrap();
     let failed = store.fail_reply(ada, sibling.id, "the model went away", None).await.unwrap();
     assert_eq!((failed.status, failed.content.as_str()), (MessageStatus::Failed, "hal"));
     assert_eq!(failed.error.as_deref(), Some("the model went away"));
     assert_eq!(store.meter(ada, NOON).await.unwrap().requests, 2);
-    let of_reply = store.begin_reply(ada, "x", sibling.id, Mode::Fast, minutes(3), NOON).await;
+    let of_reply = store.begin_reply(ada, another("x", sibling.id, minutes(3)), NOON).await;
     assert!(matches!(of_reply, Err(Error::Invalid { .. })));
 }
 

@@ -9,6 +9,7 @@ use rapport_store::{
 use rapport_types::{Mode, Role};
 use serde_json::json;
 
+use crate::content::another;
 use crate::fixture::{Database, NOON, message, minutes};
 use crate::money::{ESTIMATE, charge, only};
 
@@ -56,7 +57,7 @@ async fn fill(store: &Store, owner: UserId) -> Belongings {
     store.put_style(owner, 0, &json!({"warmth": 1}), NOON).await.unwrap();
     let folder = store.create_folder(owner, "private words", NOON).await.unwrap();
     let memory = store.remember(owner, "private words", "user", NOON).await.unwrap();
-    let begun = store.begin_reply(owner, "once", root.id, Mode::Fast, minutes(99), NOON).await;
+    let begun = store.begin_reply(owner, another("once", root.id, minutes(99)), NOON).await;
     let begun = begun.unwrap();
     let limits = Limits::default();
     let reserved = store.reserve(owner, ESTIMATE, &limits, NOON, minutes(99)).await.unwrap();
@@ -148,7 +149,7 @@ pub(crate) async fn every_id(database: Database) {
     let under = NewTurn { conversation: own.conversation, parent: Some(hers.message), ..turn };
     not_found(store.begin_turn(eve, under, NOON).await);
     let late = minutes(99);
-    not_found(store.begin_reply(eve, "new", hers.message, Mode::Fast, late, NOON).await);
+    not_found(store.begin_reply(eve, another("new", hers.message, late), NOON).await);
     not_found(store.continue_reply(eve, "new", hers.streaming, late, NOON).await);
     assert!(!store.save_progress(eve, hers.streaming, "forged", None, late).await.unwrap());
     not_found(store.fail_reply(eve, hers.streaming, "forged", Some(hers.reservation)).await);
