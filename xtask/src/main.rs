@@ -20,12 +20,15 @@ const EDGES: &[(&str, &[&str])] = &[
             "rapport-local",
             "rapport-model",
             "rapport-server",
+            "rapport-train",
             "rapport-types",
         ],
     ),
     ("rapport-eval", &["rapport-types"]),
     ("rapport-server", &["rapport-types"]),
     ("rapport-store", &["rapport-types"]),
+    // Thoughts in training data are written as the local model's form writes them.
+    ("rapport-train", &["rapport-kernels", "rapport-local", "rapport-model", "rapport-types"]),
     ("rapport-testkit", &["rapport-types"]),
 ];
 

@@ -322,6 +322,11 @@ impl Rope {
         Self { frequencies, magnitude: shape.magnitude * growth, pairs: shape.pairs }
     }
 
+    /// Which two numbers of a head turn together.
+    pub fn pairs(&self) -> RopePairs {
+        self.pairs
+    }
+
     /// Cosines and sines of one position: `2 * frequencies.len()` numbers.
     pub fn angles(&self, position: u32, out: &mut Vec<[f32; 2]>) {
         out.clear();

@@ -22,6 +22,7 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod attention_x86;
 mod compute;
+mod dense;
 mod experts;
 mod float;
 mod isa;
@@ -36,6 +37,7 @@ mod x86;
 pub use activations::Activations;
 pub use attention::{AttentionLayer, AttentionShape, KvPage, KvType, PAGE_TOKENS, Span};
 pub use compute::Compute;
+pub use dense::{Matrix, MatrixMut, Onto, Real, dense_product};
 pub use experts::{ExpertRows, PackedExperts};
 pub use float::{Activation, Rope, RopePairs, RopeScaling, RopeShape};
 pub use isa::{InvalidIsa, Isa};

@@ -10,6 +10,7 @@
 //! heads, G kv heads, D head dim, F feed-forward, E experts, A active experts a token, V vocabulary.
 //! Row-major, the last dimension contiguous.
 
+pub mod adapter;
 pub mod chat_template;
 pub mod gguf;
 pub mod quantize;
