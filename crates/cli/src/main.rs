@@ -12,6 +12,7 @@ mod measure;
 mod options;
 mod serve;
 mod talk;
+mod train;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -91,6 +92,7 @@ fn run() -> anyhow::Result<ExitCode> {
             let api_key = config.get("serve.api_key").map(str::to_owned);
             serve::run(options, api_key, &paths)?;
         }
+        Command::Train(options) => return train::run(&options, &paths, out),
         Command::Inspect { file } => files::inspect(&file, out)?,
         Command::Quantize(options) => files::quantize(&options, out)?,
         Command::Doctor => machine::doctor(&paths, out)?,

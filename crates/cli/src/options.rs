@@ -11,6 +11,7 @@ use rapport_types::{Mode, OutputFormat, ThinkingBudget};
 use crate::bench::BenchOptions;
 use crate::eval::EvalCommand;
 use crate::serve::ServeCommand;
+use crate::train::TrainCommand;
 use rapport_cli::chat::Settings;
 use rapport_cli::pull::DEFAULT_MODEL;
 
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     /// Settings: flags win over RAPPORT_* variables, those over config.toml
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Train an adapter by a recipe
+    Train(TrainCommand),
     /// Show what is in a model file
     Inspect { file: PathBuf },
     /// Write a model file with smaller weights

@@ -32,6 +32,8 @@ use sha2::{Digest, Sha256};
 
 use driver::Driver;
 
+pub use slots::ThoughtForm;
+
 /// Tokens that the engine keeps at most by default: several long conversations. Memory is taken as
 /// they come.
 pub const DEFAULT_KV_TOKENS: usize = 16_384;

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rapport_engine::Constraint;
-use rapport_model::tokenizer::Tokenizer;
+use rapport_model::tokenizer::{Tokenizer, Trust};
 
 pub(crate) const OPEN: &str = "<think>";
 pub(crate) const CLOSE: &str = "</think>";
@@ -116,6 +116,7 @@ impl Form {
 }
 
 /// The tokens that can occur in the form at all.
+#[derive(Clone)]
 pub(crate) struct SlotTokens {
     by_bytes: HashMap<Box<[u8]>, u32>,
     by_token: HashMap<u32, Box<[u8]>>,
@@ -164,6 +165,30 @@ impl SlotTokens {
     /// The least budget that has room for a thought, if the vocabulary can write one.
     pub(crate) fn least_budget_tokens(&self) -> Option<u32> {
         self.forms.first().map(|(of_slots, _)| *of_slots)
+    }
+
+    /// The tokens in which a thought is written under the form, its end included; `None` if it is
+    /// not one the form takes.
+    fn encode(&self, thought: &str) -> Option<Vec<u32>> {
+        let n_slots = thought.split(" | ").count();
+        let form = Form { n_slot_parts: 2 * n_slots, max_tokens: 0 };
+        let text = format!("{thought}{CLOSE}\n\n");
+        let mut rest = text.as_bytes();
+        let mut place = Place::START;
+        let mut tokens = Vec::new();
+        while !rest.is_empty() {
+            // Of the tokens that may come here, those the text goes on with; the longest is the one
+            // that the form allows for this text.
+            let allowed = self.allowed(form, place).into_iter().flatten();
+            let token = allowed
+                .filter(|token| rest.starts_with(&self.by_token[token]))
+                .max_by_key(|token| self.by_token[token].len())?;
+            let bytes = &self.by_token[&token];
+            place = place.after_all(form, bytes)?;
+            rest = &rest[bytes.len()..];
+            tokens.push(token);
+        }
+        form.part(place.part_idx).is_none().then_some(tokens)
     }
 
     /// The tokens that may be written at `place`, one for each text that may follow.
@@ -215,6 +240,31 @@ impl SlotTokens {
 struct MostTokens {
     of_slots: u32,
     of_end: u32,
+}
+
+/// Writes thoughts as the form makes a model write them: for whoever trains one.
+pub struct ThoughtForm {
+    tokens: SlotTokens,
+    opening: Vec<u32>,
+}
+
+impl ThoughtForm {
+    pub fn new(tokenizer: &Tokenizer) -> Self {
+        let opening = tokenizer.encode(OPEN, Trust::Template);
+        Self { tokens: SlotTokens::new(tokenizer), opening }
+    }
+
+    /// What is put before a thought; the model does not write it.
+    pub fn opening(&self) -> &[u32] {
+        &self.opening
+    }
+
+    /// A thought such as `feel: joy | need: celebrate | tone: warm | do: celebrate with them` in
+    /// the tokens that the model writes, its end included; `None` if it is not one that the form
+    /// takes. The last slots may be missing, as they are when the budget is short.
+    pub fn encode(&self, thought: &str) -> Option<Vec<u32>> {
+        self.tokens.encode(thought)
+    }
 }
 
 /// A place in the form: a part, and what of it is written.
@@ -458,6 +508,40 @@ mod tests {
             Form { n_slot_parts: 4, max_tokens: (of_slots + "</think>\n\n".len()) as u32 }
         );
         assert_eq!(tokens.form_within(of_slots as u32 - 1).unwrap().n_slot_parts, 2);
+    }
+
+    #[test]
+    fn a_thought_is_encoded_as_the_form_would_write_it() {
+        let words = ["feel", " need", ": ", " |", "</think>", "\n\n", "neutral | ", "warm", "ing"];
+        for tokens in [slot_tokens(&[]), slot_tokens(&words)] {
+            let form = ThoughtForm { tokens: SlotTokens::clone(&tokens), opening: Vec::new() };
+            proptest!(|(draws in prop::collection::vec(any::<usize>(), 1..40))| {
+                // What the form lets a model write is found again from its text alone.
+                let mut constraint = SlotForm::new(Arc::clone(&tokens), ALL_SLOTS);
+                let (mut text, mut draws) = (Vec::new(), draws.iter().cycle());
+                while !constraint.is_complete() {
+                    let allowed: Vec<u32> = tokens.allowed(ALL_SLOTS, constraint.place).into_iter().flatten().collect();
+                    let token = allowed[draws.next().unwrap() % allowed.len()];
+                    text.extend_from_slice(&tokens.by_token[&token]);
+                    constraint.accept(token);
+                }
+                let text = String::from_utf8(text).unwrap();
+                let encoded = form.encode(text.strip_suffix("</think>\n\n").unwrap()).unwrap();
+                let mut constraint = SlotForm::new(Arc::clone(&tokens), ALL_SLOTS);
+                let mut again = String::new();
+                for token in encoded {
+                    prop_assert!(tokens.allowed(ALL_SLOTS, constraint.place).contains(&Some(token)));
+                    constraint.accept(token);
+                    again.push_str(std::str::from_utf8(&tokens.by_token[&token]).unwrap());
+                }
+                prop_assert!(constraint.is_complete());
+                prop_assert_eq!(again, text);
+            });
+            assert!(form.encode("feel: joy | need: facts").is_some(), "the first slots alone");
+            for wrong in ["", "feel: hungry", "feel: joy | tone: warm", "feel: joy |", "hello"] {
+                assert_eq!(form.encode(wrong), None, "{wrong}");
+            }
+        }
     }
 
     #[test]

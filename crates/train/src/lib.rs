@@ -1,8 +1,34 @@
-//! Training adapters on frozen models.
+//! Trains adapters on frozen models, on processors: replies to imitate and preferences to follow.
+//!
+//! A training is one [`recipe`] run by [`train`]; [`Network`] is the forward and backward pass,
+//! `objective.rs` the losses, which are only gradients by log-probabilities. What comes out is an
+//! [`rapport_model::adapter::Adapter`].
+//!
+//! What is not here: full fine-tuning, several machines (export data and rewards to TRL, verl or
+//! OpenRLHF for that), sampling.
+//!
+//! Start reading at `run.rs`, then `network/mod.rs`.
 
+pub mod recipe;
+
+mod checkpoint;
+mod curve;
+mod data;
 mod network;
+mod objective;
+mod optimizer;
+mod plan;
 mod random;
+mod report;
+mod run;
+mod text;
 
+pub use checkpoint::CheckpointError;
+pub use curve::{Point, PointKind};
+pub use data::DataError;
 pub use network::base::{Base, BaseError, Shape};
 pub use network::parameters::{AdapterShape, Layout, Parameters};
 pub use network::{Network, Pack, Recompute, RoutingOfPass, Target};
+pub use report::terminal_plot;
+pub use run::{Card, Outcome, Plan, Progress, StageCard, StagePlan, TrainError, Training, train};
+pub use text::{Language, Reply, Sequence, TextError};
