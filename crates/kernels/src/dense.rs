@@ -50,6 +50,10 @@ pub trait Real:
     const ONE: Self;
 
     fn from_f64(value: f64) -> Self;
+    /// The same numbers, if they are f32: some products exist for those alone.
+    fn as_f32(values: &[Self]) -> Option<&[f32]>;
+    /// As [`Real::as_f32`].
+    fn as_f32_mut(values: &mut [Self]) -> Option<&mut [f32]>;
     fn to_f64(self) -> f64;
     #[must_use]
     fn exp(self) -> Self;
@@ -142,6 +146,14 @@ impl Real for f32 {
         value as Self
     }
 
+    fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+
+    fn as_f32_mut(values: &mut [Self]) -> Option<&mut [f32]> {
+        Some(values)
+    }
+
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
@@ -178,6 +190,14 @@ impl Real for f64 {
 
     fn from_f64(value: f64) -> Self {
         value
+    }
+
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
     }
 
     fn to_f64(self) -> f64 {
@@ -233,6 +253,16 @@ impl<'a, R> Matrix<'a, R> {
         self.n_cols
     }
 
+    /// # Panics
+    /// If there is no such place.
+    pub fn get(&self, row: usize, col: usize) -> R
+    where
+        R: Copy,
+    {
+        assert!(row < self.n_rows && col < self.n_cols, "row {row}, column {col}");
+        self.data[row * self.row_stride + col * self.col_stride]
+    }
+
     #[must_use]
     pub fn transposed(self) -> Self {
         Self {
@@ -283,6 +313,19 @@ pub struct MatrixMut<'a, R> {
 }
 
 impl<'a, R> MatrixMut<'a, R> {
+    pub(crate) fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    pub(crate) fn n_cols(&self) -> usize {
+        self.n_cols
+    }
+
+    /// Rows, columns, the distance of rows, and the data.
+    pub(crate) fn into_parts(self) -> (usize, usize, usize, &'a mut [R]) {
+        (self.n_rows, self.n_cols, self.row_stride, self.data)
+    }
+
     /// Rows of `n_cols`, one after another.
     ///
     /// # Panics
@@ -447,7 +490,7 @@ mod tests {
     }
 
     fn at(matrix: &Matrix<'_, f32>, row: usize, col: usize) -> f32 {
-        matrix.data[row * matrix.row_stride + col * matrix.col_stride]
+        matrix.get(row, col)
     }
 
     fn plain(a: &Matrix<'_, f32>, b: &Matrix<'_, f32>) -> Vec<f32> {

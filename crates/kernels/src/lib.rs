@@ -21,6 +21,7 @@ mod activations;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod attention_x86;
+mod bf16;
 mod compute;
 mod dense;
 mod experts;
@@ -36,6 +37,7 @@ mod x86;
 
 pub use activations::Activations;
 pub use attention::{AttentionLayer, AttentionShape, KvPage, KvType, PAGE_TOKENS, Span};
+pub use bf16::{Bf16Matrix, Bf16Rows};
 pub use compute::Compute;
 pub use dense::{Matrix, MatrixMut, Onto, Real, dense_product};
 pub use experts::{ExpertRows, PackedExperts};

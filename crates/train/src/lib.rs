@@ -26,7 +26,7 @@ mod text;
 pub use checkpoint::CheckpointError;
 pub use curve::{Point, PointKind};
 pub use data::DataError;
-pub use network::base::{Base, BaseError, Shape};
+pub use network::base::{Base, BaseError, Precision, Shape};
 pub use network::parameters::{AdapterShape, Layout, Parameters};
 pub use network::{Network, Pack, Recompute, RoutingOfPass, Target};
 pub use report::terminal_plot;

@@ -30,6 +30,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::hexadecimal;
 use crate::network::Recompute;
+use crate::network::base::Precision;
 use crate::network::parameters::AdapterShape;
 
 /// Why a recipe cannot be used.
@@ -55,6 +56,9 @@ pub struct Recipe {
     /// How the adapter's numbers are stored in the end.
     #[serde(default)]
     pub storage: StoredAs,
+    /// Of the products with the frozen weights.
+    #[serde(default)]
+    pub precision: Precision,
     #[serde(default)]
     pub recompute: Recompute,
     /// Minutes between checkpoints.

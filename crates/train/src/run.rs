@@ -220,7 +220,8 @@ pub fn train(
         data: hexadecimal(&data_hash.finalize()),
         base: file_sha256(training.base).map_err(io_error(training.base))?,
     };
-    let network = Network::<f32>::new(compute, Base::load(&gguf)?, recipe.recompute);
+    let base = Base::load(&gguf, recipe.precision)?;
+    let network = Network::<f32>::new(compute, base, recipe.recompute);
     drop(gguf);
     let layout = Layout { base: network.shape().base(), adapter: recipe.adapter.shape() };
     let plan = plan_of(&network, &layout, recipe.stages.iter().zip(&stages));

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use rapport_kernels::{Compute, Isa, Real};
 use rapport_model::adapter::Routing;
 use rapport_model::gguf::Gguf;
-use rapport_train::{AdapterShape, Base, Layout, Network, Pack, Parameters, Recompute, Target};
+use rapport_train::{
+    AdapterShape, Base, Layout, Network, Pack, Parameters, Precision, Recompute, Target,
+};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/reference")
@@ -34,7 +36,7 @@ fn compute() -> Compute {
 }
 
 fn network<R: Real>(gguf: &Gguf, recompute: Recompute) -> Network<R> {
-    Network::new(compute(), Base::load(gguf).unwrap(), recompute)
+    Network::new(compute(), Base::load(gguf, Precision::F32).unwrap(), recompute)
 }
 
 const ROUTED: AdapterShape =

@@ -1,7 +1,9 @@
 //! The frozen model: weights of a GGUF file as floats, in the order of Hugging Face checkpoints.
 
-use rapport_kernels::blocks::dequantize_row;
-use rapport_kernels::{Activation, Compute, Matrix, MatrixMut, Onto, Real, Rope, RopePairs};
+use rapport_kernels::blocks::{BlockType, dequantize_row};
+use rapport_kernels::{
+    Activation, Bf16Matrix, Bf16Rows, Compute, Matrix, MatrixMut, Onto, Real, Rope, RopePairs,
+};
 use rapport_model::adapter::{BaseShape, Linear, neighbour_row};
 use rapport_model::gguf::{Gguf, GgufError};
 use rapport_model::{Architecture, LoadError};
@@ -55,25 +57,67 @@ impl Shape {
     }
 }
 
+/// In what the products with frozen weights are computed. Everything else is in the float of the
+/// network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// The float of the network.
+    #[default]
+    F32,
+    /// Both sides rounded to bf16, sums in f32: up to twice as fast on processors with AVX512_BF16,
+    /// slow on others.
+    Bf16,
+}
+
 /// A matrix that is never trained, so that no gradient of it is ever formed.
 pub(crate) struct Frozen<R> {
-    /// (out, in)
-    weight: Vec<R>,
+    weight: Weight<R>,
     n_in: usize,
+    n_out: usize,
     bias: Option<Vec<R>>,
 }
 
+enum Weight<R> {
+    /// (out, in)
+    Float(Vec<R>),
+    /// For both directions: (in, out) and (out, in).
+    Bf16 { forward: Bf16Matrix, backward: Bf16Matrix },
+}
+
 impl<R: Real> Frozen<R> {
-    pub(crate) fn n_out(&self) -> usize {
-        self.weight.len() / self.n_in
+    fn new(weight: Vec<R>, n_in: usize, bias: Option<Vec<R>>, precision: Precision) -> Self {
+        let n_out = weight.len() / n_in;
+        let weight = match (precision, R::as_f32(&weight)) {
+            (Precision::Bf16, Some(floats)) => {
+                let matrix = Matrix::new(floats, n_in);
+                Weight::Bf16 {
+                    forward: Bf16Matrix::pack(matrix.transposed()),
+                    backward: Bf16Matrix::pack(matrix),
+                }
+            }
+            _ => Weight::Float(weight),
+        };
+        Self { weight, n_in, n_out, bias }
     }
 
     /// `y = [y +] x W' [+ bias]`.
-    pub(crate) fn forward(&self, compute: &Compute, x: &[R], y: &mut [R], onto: Onto) {
-        let n_out = self.n_out();
-        let weight = Matrix::new(&self.weight, self.n_in).transposed();
-        let x = Matrix::new(x, self.n_in);
-        compute.dense_product(MatrixMut::new(y, n_out), onto, R::ONE, x, weight);
+    pub(crate) fn forward(
+        &self,
+        (compute, rounded): (&Compute, &mut Bf16Rows),
+        x: &[R],
+        y: &mut [R],
+        onto: Onto,
+    ) {
+        let n_out = self.n_out;
+        match &self.weight {
+            Weight::Float(weight) => {
+                let weight = Matrix::new(weight, self.n_in).transposed();
+                let x = Matrix::new(x, self.n_in);
+                compute.dense_product(MatrixMut::new(y, n_out), onto, R::ONE, x, weight);
+            }
+            Weight::Bf16 { forward, .. } => bf16_product(compute, rounded, (x, y), onto, forward),
+        }
         if let Some(bias) = &self.bias {
             for row in y.chunks_exact_mut(n_out) {
                 for (y, bias) in row.iter_mut().zip(bias) {
@@ -84,15 +128,52 @@ impl<R: Real> Frozen<R> {
     }
 
     /// `dx = [dx +] dy W`.
-    pub(crate) fn backward(&self, compute: &Compute, dy: &[R], dx: &mut [R], onto: Onto) {
-        let dy = Matrix::new(dy, self.n_out());
-        let weight = Matrix::new(&self.weight, self.n_in);
-        compute.dense_product(MatrixMut::new(dx, self.n_in), onto, R::ONE, dy, weight);
+    pub(crate) fn backward(
+        &self,
+        (compute, rounded): (&Compute, &mut Bf16Rows),
+        dy: &[R],
+        dx: &mut [R],
+        onto: Onto,
+    ) {
+        match &self.weight {
+            Weight::Float(weight) => {
+                let dy = Matrix::new(dy, self.n_out);
+                let weight = Matrix::new(weight, self.n_in);
+                compute.dense_product(MatrixMut::new(dx, self.n_in), onto, R::ONE, dy, weight);
+            }
+            Weight::Bf16 { backward, .. } => {
+                bf16_product(compute, rounded, (dy, dx), onto, backward);
+            }
+        }
     }
 
     fn n_bytes(&self) -> usize {
-        size_of_val(&*self.weight)
+        match &self.weight {
+            Weight::Float(weight) => size_of_val(&**weight),
+            Weight::Bf16 { forward, backward } => forward.n_bytes() + backward.n_bytes(),
+        }
     }
+}
+
+fn bf16_product<R: Real>(
+    compute: &Compute,
+    rounded: &mut Bf16Rows,
+    (x, y): (&[R], &mut [R]),
+    onto: Onto,
+    matrix: &Bf16Matrix,
+) {
+    let (Some(x), Some(y)) = (R::as_f32(x), R::as_f32_mut(y)) else {
+        unreachable!("only networks of f32 have weights of bf16");
+    };
+    compute.round_to_bf16(x, matrix.n_rows(), rounded);
+    compute.bf16_product(MatrixMut::new(y, matrix.n_cols()), onto, rounded, matrix);
+}
+
+/// The rows of the embedding as the file has them: few are needed at a time.
+struct Embedding {
+    block_type: BlockType,
+    bytes: Vec<u8>,
+    row_bytes: usize,
 }
 
 pub(crate) struct BaseLayer<R> {
@@ -114,10 +195,10 @@ pub struct Base<R> {
     pub(crate) rope: Rope,
     pub(crate) layers: Vec<BaseLayer<R>>,
     pub(crate) output_norm: Vec<R>,
-    /// (V, C)
-    embedding: Frozen<R>,
-    /// (V, C); the embedding where it is tied.
-    output: Option<Frozen<R>>,
+    embedding: Embedding,
+    /// (V, C): what turns the last hidden state into logits; the embedding's numbers where the two
+    /// are tied.
+    pub(crate) head: Frozen<R>,
 }
 
 impl<R: Real> Base<R> {
@@ -125,11 +206,11 @@ impl<R: Real> Base<R> {
     ///
     /// # Errors
     /// The file is not a model that can be trained on.
-    pub fn load(gguf: &Gguf) -> Result<Self, BaseError> {
+    pub fn load(gguf: &Gguf, precision: Precision) -> Result<Self, BaseError> {
         let architecture = Architecture::read(gguf)?;
         let attention = architecture.attention;
         let feed_forward = check(gguf, &architecture)?;
-        let read = Reader { gguf };
+        let read = Reader { gguf, precision };
         let n_vocab = gguf.tensor("token_embd.weight")?.info.n_rows() as usize;
         let shape = Shape {
             n_layers: attention.n_layers,
@@ -169,35 +250,35 @@ impl<R: Real> Base<R> {
                 })
             })
             .collect::<Result<_, BaseError>>()?;
+        let is_tied = gguf.find("output.weight").is_none();
+        let head = if is_tied { "token_embd" } else { "output" };
         Ok(Self {
             rope: architecture.rope,
             layers,
             output_norm: read.vector("output_norm.weight", hidden)?,
-            embedding: read.frozen("token_embd", (n_vocab, hidden), None)?,
-            output: match gguf.find("output.weight") {
-                Some(_) => Some(read.frozen("output", (n_vocab, hidden), None)?),
-                None => None,
-            },
+            head: read.frozen(head, (n_vocab, hidden), None)?,
+            embedding: read.embedding(n_vocab, hidden)?,
             shape,
         })
     }
 
-    /// A token's row of the embedding.
-    pub(crate) fn embedded(&self, token: u32) -> &[R] {
-        &self.embedding.weight[token as usize * self.shape.hidden..][..self.shape.hidden]
-    }
-
-    /// What turns the last hidden state into logits.
-    pub(crate) fn head(&self) -> &Frozen<R> {
-        self.output.as_ref().unwrap_or(&self.embedding)
+    /// Writes a token's row of the embedding.
+    ///
+    /// # Panics
+    /// If there is no such token.
+    pub(crate) fn embed(&self, token: u32, scratch: &mut [f32], out: &mut [R]) {
+        let Embedding { block_type, bytes, row_bytes } = &self.embedding;
+        let row = &bytes[token as usize * row_bytes..][..*row_bytes];
+        dequantize_row(*block_type, row, scratch);
+        for (out, value) in out.iter_mut().zip(scratch) {
+            *out = R::from_f64(f64::from(*value));
+        }
     }
 
     /// Bytes of all weights in memory.
     pub fn n_bytes(&self) -> usize {
         let layers = self.layers.iter().flat_map(|layer| &layer.linears).map(Frozen::n_bytes);
-        layers.sum::<usize>()
-            + self.embedding.n_bytes()
-            + self.output.as_ref().map_or(0, Frozen::n_bytes)
+        layers.sum::<usize>() + self.embedding.bytes.len() + self.head.n_bytes()
     }
 }
 
@@ -242,6 +323,7 @@ fn check(gguf: &Gguf, architecture: &Architecture) -> Result<usize, BaseError> {
 
 struct Reader<'a> {
     gguf: &'a Gguf,
+    precision: Precision,
 }
 
 impl Reader<'_> {
@@ -269,7 +351,16 @@ impl Reader<'_> {
             Some(_) => Some(in_order(self.vector(&bias, n_out)?, 1)),
             None => None,
         };
-        Ok(Frozen { weight: in_order(weight, n_in), n_in, bias })
+        Ok(Frozen::new(in_order(weight, n_in), n_in, bias, self.precision))
+    }
+
+    fn embedding(&self, n_vocab: usize, hidden: usize) -> Result<Embedding, BaseError> {
+        let tensor = self.gguf.require("token_embd.weight", &[hidden as u64, n_vocab as u64])?;
+        Ok(Embedding {
+            block_type: tensor.info.block_type,
+            bytes: tensor.bytes.to_vec(),
+            row_bytes: tensor.bytes.len() / n_vocab,
+        })
     }
 
     fn rows<R: Real>(&self, name: &str, dims: &[u64], row_len: usize) -> Result<Vec<R>, BaseError> {

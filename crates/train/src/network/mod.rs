@@ -15,7 +15,9 @@
 //! Everything is generic over [`Real`], so the same code is checked in f64 against finite
 //! differences and run in f32. All sums have an order that depends on shapes alone.
 //!
-//! What is not here: gradients of the frozen weights, dropout, mixed precision.
+//! [`Precision::Bf16`] rounds both sides of products with frozen weights, and nothing else.
+//!
+//! What is not here: gradients of the frozen weights, dropout.
 //!
 //! Start reading at [`Network::layer_forward`].
 
@@ -28,9 +30,11 @@ pub(crate) mod parameters;
 
 use std::ops::Range;
 
-use rapport_kernels::{Compute, Onto, Real};
+use rapport_kernels::{Bf16Rows, Compute, Onto, Real};
 use rapport_model::adapter::Linear;
 
+#[cfg(doc)]
+use self::base::Precision;
 use self::base::{Base, Shape};
 use self::experts::{
     Group, GroupGradients, INTO_ATTENTION, INTO_FEED_FORWARD, OUT_OF_ATTENTION,
@@ -130,6 +134,7 @@ struct Scratch<R> {
     low: [Vec<R>; 2],
     d_gates: Vec<R>,
     logits: Vec<R>,
+    rounded: Bf16Rows,
 }
 
 /// A frozen model with room for passes over it.
@@ -207,7 +212,8 @@ impl<R: Real> Network<R> {
             + 2 * base.feed_forward
             + 6 * width
             + experts
-            + shape.head_dim;
+            + shape.head_dim
+            + shape.feed_forward / 2;
         let per_token = n_saved * per_layer + n_inputs * base.hidden + scratch + 2 * base.hidden;
         let head = HEAD_ROWS * (shape.n_vocab + 2 * base.hidden);
         self.base.n_bytes() + (n_tokens * per_token + head) * size_of::<R>()
@@ -225,7 +231,11 @@ impl<R: Real> Network<R> {
             .chain([&self.hidden, &self.d_hidden])
             .map(|values| values.capacity() * size_of::<R>());
         let saved = self.saved.iter().map(Saved::n_bytes).sum::<usize>();
-        self.base.n_bytes() + saved + scratch.sum::<usize>() + size_of_val(&*self.angles)
+        self.base.n_bytes()
+            + saved
+            + scratch.sum::<usize>()
+            + s.rounded.n_bytes()
+            + size_of_val(&*self.angles)
     }
 
     /// Runs a pack through all layers.
@@ -236,8 +246,9 @@ impl<R: Real> Network<R> {
         let hidden = self.base.shape.hidden;
         self.set_angles(pack);
         resize(&mut self.hidden, pack.tokens.len() * hidden);
+        let mut floats = vec![0.0; hidden];
         for (row, token) in self.hidden.chunks_exact_mut(hidden).zip(&pack.tokens) {
-            row.copy_from_slice(self.base.embedded(*token));
+            self.base.embed(*token, &mut floats, row);
         }
         let n_experts = parameters.layout.adapter.routing.map_or(0, |routing| routing.n_experts);
         self.routing = RoutingOfPass::new(n_experts, self.base.shape.n_layers);
@@ -293,7 +304,12 @@ impl<R: Real> Network<R> {
             (Linear::Value, &mut *values, kv_width),
         ] {
             let rows = resize(rows, n_tokens * width);
-            layer.linear(linear).forward(compute, &s.normed, rows, Onto::Nothing);
+            layer.linear(linear).forward(
+                (&*compute, &mut s.rounded),
+                &s.normed,
+                rows,
+                Onto::Nothing,
+            );
         }
         group(INTO_ATTENTION).forward(
             compute,
@@ -315,7 +331,12 @@ impl<R: Real> Network<R> {
         resize(&mut keep.attended, n_tokens * query_width);
         attention::by_token(compute, spans, heads, None, (attended, &mut keep.attended));
 
-        layer.linear(Linear::Output).forward(compute, &keep.attended, hidden, Onto::WhatIsThere);
+        layer.linear(Linear::Output).forward(
+            (&*compute, &mut s.rounded),
+            &keep.attended,
+            hidden,
+            Onto::WhatIsThere,
+        );
         group(OUT_OF_ATTENTION).forward(
             compute,
             parameters,
@@ -328,7 +349,12 @@ impl<R: Real> Network<R> {
         let inner_len = n_tokens * shape.feed_forward;
         for (linear, rows) in [(Linear::Gate, &mut keep.gate), (Linear::Up, &mut keep.up)] {
             let rows = resize(rows, inner_len);
-            layer.linear(linear).forward(compute, &s.normed, rows, Onto::Nothing);
+            layer.linear(linear).forward(
+                (&*compute, &mut s.rounded),
+                &s.normed,
+                rows,
+                Onto::Nothing,
+            );
         }
         group(INTO_FEED_FORWARD).forward(
             compute,
@@ -339,7 +365,12 @@ impl<R: Real> Network<R> {
         );
         let inner = resize(&mut s.inner, inner_len);
         swiglu(compute, &keep.gate, &keep.up, inner);
-        layer.linear(Linear::Down).forward(compute, inner, hidden, Onto::WhatIsThere);
+        layer.linear(Linear::Down).forward(
+            (&*compute, &mut s.rounded),
+            inner,
+            hidden,
+            Onto::WhatIsThere,
+        );
         group(OUT_OF_FEED_FORWARD).forward(
             compute,
             parameters,
@@ -383,7 +414,7 @@ impl<R: Real> Network<R> {
             let normed = resize(&mut s.normed, rows.len());
             norm::forward(compute, rows, &base.output_norm, epsilon, normed);
             let logits = resize(&mut s.logits, targets.len() * n_vocab);
-            base.head().forward(compute, normed, logits, Onto::Nothing);
+            base.head.forward((&*compute, &mut s.rounded), normed, logits, Onto::Nothing);
 
             let weights = d_log_probs.map(|weights| &weights[chunk.clone()]);
             let tasks: Vec<_> = logits
@@ -409,7 +440,7 @@ impl<R: Real> Network<R> {
             });
             if d_log_probs.is_some() {
                 let d_normed = resize(&mut s.d_normed, rows.len());
-                base.head().backward(compute, logits, d_normed, Onto::Nothing);
+                base.head.backward((&*compute, &mut s.rounded), logits, d_normed, Onto::Nothing);
                 let d_rows = normed;
                 d_rows.fill(R::ZERO);
                 let d = (d_normed, &mut *d_rows);
@@ -467,7 +498,12 @@ impl<R: Real> Network<R> {
         let inner = resize(&mut s.inner, n_tokens * shape.feed_forward);
         swiglu(compute, &keep.gate, &keep.up, inner);
         let d_inner = resize(&mut s.d_inner, n_tokens * shape.feed_forward);
-        layer.linear(Linear::Down).backward(compute, d_hidden, d_inner, Onto::Nothing);
+        layer.linear(Linear::Down).backward(
+            (&*compute, &mut s.rounded),
+            d_hidden,
+            d_inner,
+            Onto::Nothing,
+        );
         group(OUT_OF_FEED_FORWARD).backward(
             compute,
             parameters,
@@ -485,8 +521,18 @@ impl<R: Real> Network<R> {
         let normed = resize(&mut s.normed, keep.middle.len());
         norm::forward(compute, &keep.middle, &layer.feed_forward_norm, epsilon, normed);
         let d_normed = resize(&mut s.d_normed, keep.middle.len());
-        layer.linear(Linear::Gate).backward(compute, &keep.gate, d_normed, Onto::Nothing);
-        layer.linear(Linear::Up).backward(compute, &keep.up, d_normed, Onto::WhatIsThere);
+        layer.linear(Linear::Gate).backward(
+            (&*compute, &mut s.rounded),
+            &keep.gate,
+            d_normed,
+            Onto::Nothing,
+        );
+        layer.linear(Linear::Up).backward(
+            (&*compute, &mut s.rounded),
+            &keep.up,
+            d_normed,
+            Onto::WhatIsThere,
+        );
         group(INTO_FEED_FORWARD).backward(
             compute,
             parameters,
@@ -504,7 +550,12 @@ impl<R: Real> Network<R> {
 
         // Attention.
         let d_attended = resize(&mut s.rows[0], n_tokens * query_width);
-        layer.linear(Linear::Output).backward(compute, d_hidden, d_attended, Onto::Nothing);
+        layer.linear(Linear::Output).backward(
+            (&*compute, &mut s.rounded),
+            d_hidden,
+            d_attended,
+            Onto::Nothing,
+        );
         group(OUT_OF_ATTENTION).backward(
             compute,
             parameters,
@@ -544,7 +595,7 @@ impl<R: Real> Network<R> {
             (Linear::Key, &*key_rows, Onto::WhatIsThere),
             (Linear::Value, &*value_rows, Onto::WhatIsThere),
         ] {
-            layer.linear(linear).backward(compute, rows, d_normed, onto);
+            layer.linear(linear).backward((&*compute, &mut s.rounded), rows, d_normed, onto);
         }
         group(INTO_ATTENTION).backward(
             compute,
