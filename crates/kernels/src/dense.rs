@@ -518,7 +518,8 @@ mod tests {
             let onto = if adds { Onto::WhatIsThere } else { Onto::Nothing };
             compute.dense_product(MatrixMut::new(&mut out, n), onto, 2.0, a, b);
             for ((out, before), product) in out.iter().zip(&before).zip(plain(&a, &b)) {
-                prop_assert_eq!(*out, 2.0 * product + if adds { *before } else { 0.0 });
+                let expected = 2.0 * product + if adds { *before } else { 0.0 };
+                prop_assert_eq!(out.to_bits(), expected.to_bits());
             }
         }
 
@@ -526,12 +527,12 @@ mod tests {
         fn columns_of_a_product_leave_the_others_alone(cut in 0..20_usize, width in 1..20_usize) {
             let (a_data, b_data) = (values(6 * 5, 4), values(5 * width, 5));
             let (a, b) = (Matrix::new(&a_data, 5), Matrix::new(&b_data, width));
-            let mut out = vec![7.0; 6 * 40];
+            let mut out = vec![7.0_f32; 6 * 40];
             dense_product(MatrixMut::new(&mut out, 40).columns(cut..cut + width), Onto::Nothing, 1.0, a, b);
             let expected = plain(&a, &b);
             for (row_idx, row) in out.chunks_exact(40).enumerate() {
                 prop_assert_eq!(&row[cut..cut + width], &expected[row_idx * width..][..width]);
-                prop_assert!(row[..cut].iter().chain(&row[cut + width..]).all(|x| *x == 7.0));
+                prop_assert!(row[..cut].iter().chain(&row[cut + width..]).all(|x| x.to_bits() == 7.0_f32.to_bits()));
             }
         }
     }

@@ -72,8 +72,7 @@ fn main() {
     let mut fields = Vec::new();
     for form in &mut forms {
         form.rates.sort_by(f64::total_cmp);
-        let (low, median, high) =
-            (form.rates[0], form.rates[ROUNDS / 2], form.rates[ROUNDS - 1]);
+        let (low, median, high) = (form.rates[0], form.rates[ROUNDS / 2], form.rates[ROUNDS - 1]);
         let held = form.network.held_bytes() as f64 / 1e9;
         println!("{:<12} {median:>6.0} tokens/s ({low:.0} to {high:.0}), {held:.2} GB", form.name);
         fields.push(format!("\"{}\":{median:.1}", form.name));

@@ -13,6 +13,7 @@
 //!
 //! A reply may stand as its text alone. Start reading at [`Files::read`].
 
+use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,7 +113,11 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, DataError> {
 }
 
 pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// What every row has.

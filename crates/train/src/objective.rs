@@ -7,7 +7,7 @@
 //! with a margin, smoothing and normalisation by length covers what data of this size can tell
 //! apart.
 
-use crate::recipe::DpoRecipe;
+use crate::recipe::{DpoRecipe, KtoRecipe};
 
 /// A loss's value and gradient.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -80,6 +80,28 @@ pub(crate) fn dpo(
     }
 }
 
+/// Kahneman-Tversky optimisation (Ethayarajh et al. 2024), one reply's part of the step's mean over
+/// `n_replies`: `w (1 - sigmoid(beta (advantage - z)))` for a liked reply, with the sign of the inside
+/// turned for a disliked one. `z`, the mean advantage of replies to other prompts, is a constant.
+pub(crate) fn kto(
+    recipe: &KtoRecipe,
+    reply: Scored<'_>,
+    is_liked: bool,
+    z: f64,
+    n_replies: f64,
+) -> Graded {
+    let (advantage, _) = reply.advantage(false);
+    let (weight, sign) =
+        if is_liked { (recipe.liked_weight, 1.0) } else { (recipe.disliked_weight, -1.0) };
+    let kept = sigmoid(sign * recipe.beta * (advantage - z));
+    let d_advantage = -weight * sign * recipe.beta * kept * (1.0 - kept) / n_replies;
+    Graded {
+        loss: weight * (1.0 - kept) / n_replies,
+        d_log_probs: vec![vec![d_advantage; reply.log_probs.len()]],
+        margin: sign * recipe.beta * (advantage - z),
+    }
+}
+
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
@@ -132,6 +154,21 @@ mod tests {
             check(&[chosen, rejected], |log_probs| {
                 let scored = |idx: usize, reference| Scored { log_probs: &log_probs[idx], reference };
                 dpo(&recipe, scored(0, references.0), scored(1, references.1), margin, 3.0)
+            })?;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn gradients_of_labels_are_slopes(
+            reply in prop::collection::vec(-4.0..0.0_f64, 1..6),
+            (reference, z) in (-9.0..0.0_f64, 0.0..3.0_f64),
+            (beta, liked_weight, disliked_weight) in (0.05..2.0_f64, 0.0..2.0_f64, 0.0..2.0_f64),
+            is_liked in any::<bool>(),
+        ) {
+            let recipe = KtoRecipe { beta, liked_weight, disliked_weight };
+            check(&[reply], |log_probs| {
+                kto(&recipe, Scored { log_probs: &log_probs[0], reference }, is_liked, z, 3.0)
             })?;
         }
     }

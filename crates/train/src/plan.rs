@@ -13,13 +13,28 @@ use crate::text::Sequence;
 /// What a loss needs at once.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Unit {
-    /// One for SFT; chosen and rejected for DPO.
+    /// One for SFT and KTO; chosen and rejected for DPO.
     pub(crate) sequences: Vec<Sequence>,
     /// How much better the first of a pair is.
     pub(crate) margin: f64,
+    /// For KTO: whether people liked the reply.
+    pub(crate) is_liked: bool,
+    /// For KTO: another row's reply to this prompt, which says how far replies have moved on the
+    /// whole. Nothing is learned from it.
+    pub(crate) mismatched: Option<Sequence>,
 }
 
 impl Unit {
+    /// A unit of sequences and nothing else.
+    pub(crate) fn new(sequences: Vec<Sequence>) -> Self {
+        Self { sequences, margin: 0.0, is_liked: false, mismatched: None }
+    }
+
+    /// Sequences whose log-probabilities under the reference the loss asks for.
+    pub(crate) fn referenced(&self) -> impl Iterator<Item = &Sequence> {
+        self.sequences.iter().chain(&self.mismatched)
+    }
+
     pub(crate) fn n_tokens(&self) -> usize {
         self.sequences.iter().map(|sequence| sequence.tokens.len()).sum()
     }
@@ -117,7 +132,7 @@ mod tests {
 
     fn unit(n_tokens: usize) -> Unit {
         let sequence = Sequence { tokens: vec![0; n_tokens], ..Sequence::default() };
-        Unit { sequences: vec![sequence], margin: 0.0 }
+        Unit::new(vec![sequence])
     }
 
     proptest! {
@@ -156,7 +171,7 @@ mod tests {
             in_thought: vec![false],
             ..Sequence::default()
         };
-        let pair = Unit { sequences: vec![sequence(&[1, 2]), sequence(&[3, 4, 5])], margin: 0.0 };
+        let pair = Unit::new(vec![sequence(&[1, 2]), sequence(&[3, 4, 5])]);
         let packed = PackedUnits::new(&[pair.clone(), pair], &[1, 0]);
         assert_eq!(packed.pack.tokens, [1, 2, 3, 4, 5, 1, 2, 3, 4, 5]);
         let rows: Vec<usize> = packed.targets.iter().map(|target| target.row).collect();

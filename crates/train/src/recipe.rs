@@ -141,6 +141,9 @@ pub struct Stage {
     /// Only where `method` is `dpo`.
     #[serde(default)]
     pub dpo: Option<DpoRecipe>,
+    /// Only where `method` is `kto`.
+    #[serde(default)]
+    pub kto: Option<KtoRecipe>,
     /// What a token of a thought counts, with one of an answer at 1, where replies are imitated.
     #[serde(default = "default_thought_weight")]
     pub thought_weight: f64,
@@ -230,6 +233,8 @@ pub enum Method {
     Sft,
     /// Pairs of replies (Rafailov et al. 2023).
     Dpo,
+    /// Single replies that people liked or did not (Ethayarajh et al. 2024).
+    Kto,
 }
 
 fn default_thought_weight() -> f64 {
@@ -248,7 +253,7 @@ pub struct DpoRecipe {
     #[serde(default)]
     pub label_smoothing: f64,
     /// What a row's `margin` counts.
-    #[serde(default = "default_margin_weight")]
+    #[serde(default = "default_weight")]
     pub margin_weight: f64,
     /// What the chosen reply's mean negative log-probability counts beside the preference.
     #[serde(default)]
@@ -259,8 +264,27 @@ fn default_beta() -> f64 {
     0.1
 }
 
-fn default_margin_weight() -> f64 {
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct KtoRecipe {
+    #[serde(default = "default_beta")]
+    pub beta: f64,
+    /// What a liked and a disliked reply count; where there are many more of one kind, the products
+    /// of weight and number should be near each other.
+    #[serde(default = "default_weight")]
+    pub liked_weight: f64,
+    #[serde(default = "default_weight")]
+    pub disliked_weight: f64,
+}
+
+fn default_weight() -> f64 {
     1.0
+}
+
+impl Default for KtoRecipe {
+    fn default() -> Self {
+        Self { beta: default_beta(), liked_weight: 1.0, disliked_weight: 1.0 }
+    }
 }
 
 impl Default for DpoRecipe {
@@ -269,7 +293,7 @@ impl Default for DpoRecipe {
             beta: default_beta(),
             length_normalised: false,
             label_smoothing: 0.0,
-            margin_weight: default_margin_weight(),
+            margin_weight: 1.0,
             sft_weight: 0.0,
         }
     }
@@ -281,6 +305,7 @@ impl Method {
         match self {
             Self::Sft => "sft",
             Self::Dpo => "dpo",
+            Self::Kto => "kto",
         }
     }
 }
@@ -394,6 +419,16 @@ fn check(file: &Path, recipe: &Recipe) -> Result<(), RecipeError> {
         at("dpo.label_smoothing", smoothing, (0.0..0.5).contains(&smoothing), "0 up to 0.5");
         at("dpo.margin_weight", dpo.margin_weight, dpo.margin_weight >= 0.0, "0 or more");
         at("dpo.sft_weight", dpo.sft_weight, dpo.sft_weight >= 0.0, "0 or more");
+        let kto = stage.kto.unwrap_or_default();
+        at("kto.beta", kto.beta, kto.beta > 0.0, "above 0");
+        at("kto.liked_weight", kto.liked_weight, kto.liked_weight >= 0.0, "0 or more");
+        at("kto.disliked_weight", kto.disliked_weight, kto.disliked_weight >= 0.0, "0 or more");
+        checks.push((
+            stage.kto.is_none() || stage.method == Method::Kto,
+            key("kto"),
+            "there".to_owned(),
+            "only where `method` is \"kto\"",
+        ));
         checks.push((
             stage.dpo.is_none() || stage.method == Method::Dpo,
             key("dpo"),

@@ -10,6 +10,9 @@ use crate::run::Plan;
 /// Points are drawn as means of about this many groups: a curve is to be read, not counted.
 const MAX_POINTS: usize = 400;
 
+/// What of a point is drawn.
+type Read<'a> = &'a dyn Fn(&Point) -> Option<f64>;
+
 /// A plot in braille dots, with its highest and lowest value beside it; empty without values.
 pub fn terminal_plot(values: &[f64], (columns, rows): (usize, usize)) -> String {
     const DOTS: [[u32; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
@@ -87,11 +90,11 @@ pub(crate) fn html(recipe: &Recipe, plan: &Plan, points: &[Point]) -> String {
             tokens = stage.n_tokens,
             targets = stage.n_targets,
         );
-        let series = |kind: PointKind, of: &dyn Fn(&Point) -> Option<f64>| -> Vec<(f64, f64)> {
+        let series = |kind: PointKind, of: Read<'_>| -> Vec<(f64, f64)> {
             let chosen = of_stage.iter().filter(|point| point.kind == kind);
             chosen.filter_map(|point| Some((point.step as f64, of(point)?))).collect()
         };
-        let plots: [(&str, &dyn Fn(&Point) -> Option<f64>); 5] = [
+        let plots: [(&str, Read<'_>); 5] = [
             ("Loss (orange: held out)", &|point| Some(point.loss)),
             ("Margin of the chosen reply", &|point| point.margin),
             ("Pairs the right way round", &|point| point.accuracy),

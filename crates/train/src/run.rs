@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Origin, Position};
 use crate::curve::{Curve, Point, PointKind};
-use crate::data::{ConversationRow, DataError, Files, PairRow, hexadecimal, share_of};
+use crate::data::{ConversationRow, DataError, Files, LabelRow, PairRow, hexadecimal, share_of};
 use crate::network::Network;
 use crate::network::base::{Base, BaseError};
 use crate::network::parameters::{Layout, Parameters};
@@ -315,7 +315,7 @@ fn stage_data(
     seed: u64,
 ) -> Result<StageData, TrainError> {
     let of_row = |id: &str, source| TrainError::Row { id: id.to_owned(), source };
-    let single = |sequence| Unit { sequences: vec![sequence], margin: 0.0 };
+    let single = |sequence| Unit::new(vec![sequence]);
     let rows: Vec<(String, Vec<Unit>)> = match stage.method {
         Method::Sft => files
             .rows::<ConversationRow>()?
@@ -337,15 +337,35 @@ fn stage_data(
                     .into_iter()
                     .collect::<Result<Vec<Sequence>, TextError>>()
                     .map_err(|source| of_row(&row.id, source))?;
-                Ok((row.id, vec![Unit { sequences, margin: row.margin }]))
+                Ok((row.id, vec![Unit { margin: row.margin, ..Unit::new(sequences) }]))
             })
             .collect::<Result<_, TrainError>>()?,
+        Method::Kto => {
+            let rows = files.rows::<LabelRow>()?;
+            let others = rows.iter().cycle().skip(1);
+            rows.iter()
+                .zip(others)
+                .map(|(row, other)| {
+                    let prompt = with_system(stage, &row.id, row.prompt());
+                    let completion = |of: &LabelRow| {
+                        let sequence = language.completion(&prompt, &of.completion());
+                        sequence.map_err(|source| of_row(&row.id, source))
+                    };
+                    let unit = Unit {
+                        is_liked: row.label,
+                        mismatched: Some(completion(other)?),
+                        ..Unit::new(vec![completion(row)?])
+                    };
+                    Ok((row.id.clone(), vec![unit]))
+                })
+                .collect::<Result<_, TrainError>>()?
+        }
     };
     let n_rows = rows.len();
     let (mut n_too_long, mut n_held_out) = (0, 0);
     let (mut learned, mut held_out) = (Vec::new(), Vec::new());
     for (id, units) in rows {
-        let longest = units.iter().flat_map(|unit| &unit.sequences).map(|s| s.tokens.len()).max();
+        let longest = units.iter().flat_map(Unit::referenced).map(|s| s.tokens.len()).max();
         if longest.is_some_and(|longest| longest > stage.max_tokens) {
             n_too_long += 1;
         } else if share_of(&id, "held out") < stage.held_out {
@@ -399,18 +419,18 @@ fn plan_of<'a>(
 #[derive(Default)]
 struct Totals {
     loss: f64,
-    n_pairs: usize,
+    n_graded: usize,
     n_ahead: usize,
     margin: f64,
 }
 
 impl Totals {
     fn mean_margin(&self) -> Option<f64> {
-        (self.n_pairs > 0).then(|| self.margin / self.n_pairs as f64)
+        (self.n_graded > 0).then(|| self.margin / self.n_graded as f64)
     }
 
     fn accuracy(&self) -> Option<f64> {
-        (self.n_pairs > 0).then(|| self.n_ahead as f64 / self.n_pairs as f64)
+        (self.n_graded > 0).then(|| self.n_ahead as f64 / self.n_graded as f64)
     }
 }
 
@@ -455,7 +475,9 @@ impl Run<'_> {
             self.moments = Moments::new(self.parameters.values.len());
             self.references = match stage.method {
                 Method::Sft => Vec::new(),
-                Method::Dpo => self.reference_log_probs(data, stage.pack_tokens, observe),
+                Method::Dpo | Method::Kto => {
+                    self.reference_log_probs(data, stage.pack_tokens, observe)
+                }
             };
         }
         for step in self.position.step + 1..=data.steps.len() {
@@ -541,7 +563,11 @@ impl Run<'_> {
         let total_weight: f64 = chosen().flat_map(weights_of).sum();
         // Thoughts that count nothing may be all there is.
         let total_weight = total_weight.max(f64::MIN_POSITIVE);
-        let n_pairs = chosen().count() as f64;
+        let n_units = chosen().count() as f64;
+        let drift = match stage.method {
+            Method::Kto => self.mean_drift(stage, units, packs, first_unit),
+            Method::Sft | Method::Dpo => 0.0,
+        };
         let adapter = &self.training.recipe.recipe.adapter;
         let n_layers = self.parameters.layout.base.n_layers;
         let z_weight =
@@ -571,7 +597,7 @@ impl Run<'_> {
                         .sum::<f64>();
                     Vec::new()
                 }
-                Method::Dpo => {
+                Method::Dpo | Method::Kto => {
                     let log_probs = self.network.log_probs(&packed.targets);
                     let log_probs: Vec<f64> = log_probs.iter().map(|p| f64::from(*p)).collect();
                     let mut narrow = Vec::with_capacity(log_probs.len());
@@ -580,12 +606,16 @@ impl Run<'_> {
                             log_probs: &log_probs[places[which].clone()],
                             reference: self.references[2 * (first_unit + unit_idx) + which],
                         };
-                        let dpo = stage.dpo.unwrap_or_default();
-                        let (chosen, rejected) = (scored(0), scored(1));
-                        let margin = units[*unit_idx].margin;
-                        let graded = objective::dpo(&dpo, chosen, rejected, margin, n_pairs);
+                        let unit = &units[*unit_idx];
+                        let graded = if stage.method == Method::Kto {
+                            let kto = stage.kto.unwrap_or_default();
+                            objective::kto(&kto, scored(0), unit.is_liked, drift, n_units)
+                        } else {
+                            let dpo = stage.dpo.unwrap_or_default();
+                            objective::dpo(&dpo, scored(0), scored(1), unit.margin, n_units)
+                        };
                         totals.loss += graded.loss;
-                        totals.n_pairs += 1;
+                        totals.n_graded += 1;
                         totals.n_ahead += usize::from(graded.margin > 0.0);
                         totals.margin += graded.margin;
                         narrow.extend(graded.d_log_probs.concat().iter().map(|d| *d as f32));
@@ -605,32 +635,62 @@ impl Run<'_> {
         totals
     }
 
-    /// Sums of log-probabilities of every sequence, under the adapter as it is now.
+    /// The reference's log-probabilities of all sequences that the stage's loss asks for.
     fn reference_log_probs(
         &mut self,
         data: &StageData,
         pack_tokens: usize,
         observe: &mut dyn FnMut(&Progress<'_>),
     ) -> Vec<f64> {
-        let units: Vec<Unit> = data.learned.iter().chain(&data.held_out).cloned().collect();
-        let n_sequences = units.iter().map(|unit| unit.sequences.len()).sum();
+        let units = data.learned.iter().chain(&data.held_out);
+        let sequences: Vec<Sequence> = units.flat_map(Unit::referenced).cloned().collect();
+        let n_sequences = sequences.len();
+        self.sums(sequences, pack_tokens, &mut |n_done| {
+            observe(&Progress::Reference { n_done, n_sequences });
+        })
+    }
+
+    /// The sum of each sequence's log-probabilities, under the adapter as it is now.
+    fn sums(
+        &mut self,
+        sequences: Vec<Sequence>,
+        pack_tokens: usize,
+        observe: &mut dyn FnMut(usize),
+    ) -> Vec<f64> {
+        let units: Vec<Unit> =
+            sequences.into_iter().map(|sequence| Unit::new(vec![sequence])).collect();
         let all: Vec<usize> = (0..units.len()).collect();
-        let mut sums = vec![0.0; n_sequences];
+        let mut sums = vec![0.0; units.len()];
         let mut n_done = 0;
         for pack in plan::packs(&units, &all, pack_tokens) {
             let packed = PackedUnits::new(&units, &pack);
             self.network.forward(&self.parameters, &packed.pack);
             let log_probs = self.network.log_probs(&packed.targets);
             for (places, unit_idx) in packed.places.iter().zip(&pack) {
-                for (which, place) in places.iter().enumerate() {
-                    let sum = log_probs[place.clone()].iter().map(|p| f64::from(*p)).sum();
-                    sums[places.len() * unit_idx + which] = sum;
-                    n_done += 1;
-                }
+                let own = &log_probs[places[0].clone()];
+                sums[*unit_idx] = own.iter().map(|p| f64::from(*p)).sum();
             }
-            observe(&Progress::Reference { n_done, n_sequences });
+            n_done += pack.len();
+            observe(n_done);
         }
         sums
+    }
+
+    /// How far replies to other prompts have moved from the reference, on the mean of a step.
+    fn mean_drift(
+        &mut self,
+        stage: &Stage,
+        units: &[Unit],
+        packs: &[UnitPack],
+        first: usize,
+    ) -> f64 {
+        let chosen: Vec<usize> = packs.concat();
+        let mismatched: Vec<Sequence> =
+            chosen.iter().filter_map(|unit_idx| units[*unit_idx].mismatched.clone()).collect();
+        let now = self.sums(mismatched, stage.pack_tokens, &mut |_| {});
+        let before = chosen.iter().map(|unit_idx| self.references[2 * (first + unit_idx) + 1]);
+        let drift: f64 = now.iter().zip(before).map(|(now, before)| now - before).sum();
+        (drift / chosen.len().max(1) as f64).max(0.0)
     }
 
     /// Moves each router's biases towards even use and says how uneven it was.
