@@ -25,15 +25,16 @@
 //!
 //! What is not here: applying an adapter (the engine), making one (`rapport-train`).
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// The name of a routed adapter's file in its folder.
 pub const ROUTED_FILE: &str = "adapter.safetensors";
@@ -457,21 +458,37 @@ impl StoredTensor {
 }
 
 /// Writes beside the file and renames, so that a reader never sees half of it.
+///
+/// The same tensors always give the same bytes, so that a training can be checked by a hash: the
+/// `safetensors` crate writes metadata in an order that changes from run to run, hence by hand.
 fn write_tensors(
     file: &Path,
     tensors: &[StoredTensor],
     metadata: HashMap<String, String>,
 ) -> Result<(), AdapterError> {
-    let container = |source| AdapterError::Container { file: file.into(), source };
-    let views = tensors
-        .iter()
-        .map(|tensor| {
-            let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes)?;
-            Ok((tensor.name.as_str(), view))
-        })
-        .collect::<Result<Vec<_>, SafeTensorError>>()
-        .map_err(container)?;
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(container)?;
+    let mut ordered: Vec<&StoredTensor> = tensors.iter().collect();
+    // Wide numbers first: every tensor then starts at a multiple of its numbers' size.
+    ordered.sort_by_key(|tensor| (Reverse(tensor.dtype.bitsize()), tensor.name.as_str()));
+    let mut entries = serde_json::Map::new();
+    let metadata: BTreeMap<String, String> = metadata.into_iter().collect();
+    entries.insert("__metadata__".to_owned(), json!(metadata));
+    let mut end = 0;
+    for tensor in &ordered {
+        let start = end;
+        end += tensor.bytes.len();
+        let entry =
+            json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]});
+        entries.insert(tensor.name.clone(), entry);
+    }
+    let mut header = serde_json::Value::Object(entries).to_string().into_bytes();
+    // The numbers start at a multiple of eight bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.reserve(header.len() + end);
+    bytes.extend(header);
+    for tensor in ordered {
+        bytes.extend_from_slice(&tensor.bytes);
+    }
     let part = file.with_extension("part");
     let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, file));
     written.map_err(|source| AdapterError::Io { file: file.into(), source })
@@ -743,6 +760,15 @@ mod tests {
                 written.save(folder.path(), storage).unwrap();
                 let read = Adapter::load(folder.path()).unwrap();
                 assert_eq!(read, written);
+                let files = || {
+                    let entries = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path());
+                    entries
+                        .map(|path| (path.clone(), fs::read(path).unwrap()))
+                        .collect::<BTreeMap<_, _>>()
+                };
+                let before = files();
+                read.save(folder.path(), storage).unwrap();
+                assert_eq!(files(), before, "the same bytes each time");
                 read.check_fits(&BASE).unwrap();
             }
         }
