@@ -197,9 +197,8 @@ fn messages(rows: &[MessageRow]) -> Vec<Message> {
     };
     rows.iter()
         .map(|row| Message {
-            role: role(row.role),
-            content: row.content.clone(),
             thought: row.thought.clone(),
+            ..Message::new(role(row.role), row.content.clone())
         })
         .collect()
 }

@@ -196,6 +196,7 @@ impl Language {
     ) -> Result<Vec<u32>, TextError> {
         let rendered = self.template.render(&Conversation {
             messages,
+            tools: &[],
             add_generation_prompt,
             enable_thinking: Some(thinks),
             now: CivilTime::from_unix_seconds(0),
