@@ -1,5 +1,7 @@
 //! `rapport train`: a recipe becomes an adapter, with a plot while it does.
 
+#![expect(clippy::print_stderr, reason = "progress goes to standard error, as it comes")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{IsTerminal, Write};
