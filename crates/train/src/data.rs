@@ -218,8 +218,11 @@ impl PairRow {
         self.chosen.reply()
     }
 
+    /// Without a thought of its own, after that of the chosen one: a pair compares two answers to the
+    /// same thing, and not one that thinks with one that does not.
     pub(crate) fn rejected(&self) -> Reply {
-        self.rejected.reply()
+        let rejected = self.rejected.reply();
+        Reply { thought: rejected.thought.or_else(|| self.chosen().thought), ..rejected }
     }
 }
 
@@ -290,6 +293,10 @@ mod tests {
         assert_eq!(read[0].chosen().content, "c");
         assert_eq!(read[0].rejected(), Reply { content: "r".to_owned(), thought: None });
         assert!(read[0].margin.abs() < f64::EPSILON);
+
+        let text = r#"{"id":"1","prompt":[],"chosen":{"content":"c","thought":"t"},"rejected":{"content":"r"}}"#;
+        let rejected = rows::<PairRow>(text).unwrap()[0].rejected();
+        assert_eq!(rejected, Reply { content: "r".to_owned(), thought: Some("t".to_owned()) });
 
         let text =
             r#"{"id":"1","prompt":[{"role":"user","content":"u"}],"completion":"c","label":false}"#;
