@@ -10,6 +10,7 @@ mod files;
 mod machine;
 mod measure;
 mod options;
+mod persona;
 mod serve;
 mod talk;
 mod train;
@@ -99,6 +100,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Bench(options) => bench::run(&options, &paths, out)?,
         Command::Logits(options) => measure::logits(&options, &paths, out)?,
         Command::Perplexity(options) => measure::perplexity(&options, &paths, out)?,
+        Command::Persona(command) => persona::run(&command, out)?,
         Command::Eval(command) => eval::run(&command, &paths, out)?,
     }
     Ok(ExitCode::SUCCESS)

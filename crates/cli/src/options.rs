@@ -10,6 +10,7 @@ use rapport_types::{Mode, OutputFormat, ThinkingBudget};
 
 use crate::bench::BenchOptions;
 use crate::eval::EvalCommand;
+use crate::persona::PersonaCommand;
 use crate::serve::ServeCommand;
 use crate::train::TrainCommand;
 use rapport_cli::chat::Settings;
@@ -57,6 +58,9 @@ pub(crate) enum Command {
     /// Ask a set of prompts, compare two builds blindly, and score what readers said
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// List, show and check personas
+    #[command(subcommand)]
+    Persona(PersonaCommand),
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +118,9 @@ pub(crate) struct ChatCommand {
     /// How much to think: none, low, medium, high or a number of tokens
     #[arg(long, default_value = "medium")]
     pub(crate) budget: ThinkingBudget,
+    /// Who answers: a persona that comes along, or its .toml file (`rapport persona list`)
+    #[arg(long)]
+    pub(crate) persona: Option<String>,
     /// What the model is told before the conversation
     #[arg(long)]
     pub(crate) system: Option<String>,

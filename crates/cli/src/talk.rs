@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rapport_local::{DEFAULT_KV_TOKENS, LocalModel};
+use rapport_persona::Layers;
 use rapport_types::{Generate, SamplingDraft};
 
 use crate::options::{ChatCommand, ComputeOptions};
@@ -61,13 +62,19 @@ pub(crate) fn run(options: ChatCommand, paths: &Paths) -> anyhow::Result<ExitCod
     settings.max_tokens = options.max_tokens;
     settings.format = options.format.read()?;
 
+    let persona = options.persona.as_deref().map(crate::persona::find).transpose()?;
+    let layers = Layers {
+        persona: persona.as_ref(),
+        request: options.system.as_deref(),
+        ..Layers::default()
+    };
     let path = pull::resolve(&options.model, paths)?;
     let model = LocalModel::load(&path, options.compute.compute(), DEFAULT_KV_TOKENS)?;
     let mut backend = LocalBackend { model, compute: options.compute, paths: paths.clone() };
     let terminal = Terminal::detect(crate::variable);
     let chat_options = ChatOptions {
         settings,
-        system: options.system,
+        system: layers.render(),
         thought_view: ThoughtView::Full,
         details: if options.verbose { Details::Verbose } else { Details::AnswersOnly },
         pipe_input: if options.lines { PipeInput::Lines } else { PipeInput::Whole },
