@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 // The clients' versions that the tests were written with.
 const OPENAI: &str = "openai==3.54.0";
 const ANTHROPIC: &str = "anthropic==2.12.0";
+const XAI: &str = "xai-sdk==1.21.0";
 const OPENAI_NODE: &str = "openai@7.57.0";
 
 struct Server {
@@ -104,6 +105,12 @@ fn the_openai_client_for_python_works_unchanged() {
 fn the_anthropic_client_for_python_works_unchanged() {
     let packages = package(ANTHROPIC);
     drive(Command::new("python3").arg(script("anthropic_client.py")).env("PYTHONPATH", packages));
+}
+
+#[test]
+fn the_xai_client_for_python_works_unchanged() {
+    let packages = package(XAI);
+    drive(Command::new("python3").arg(script("xai_client.py")).env("PYTHONPATH", packages));
 }
 
 #[test]

@@ -22,11 +22,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         check_headers(request.headers())?;
-        let reading = tokio::time::timeout(MAX_BODY_TIME, Bytes::from_request(request, state));
-        let body = reading
-            .await
-            .map_err(|_| ApiError::slow_body(MAX_BODY_TIME))?
-            .map_err(|error| ApiError::unreadable_body(error.status(), &error.body_text()))?;
+        let body = read_bytes(request, state).await?;
         let reader = &mut serde_json::Deserializer::from_slice(&body);
         let read = serde_path_to_error::deserialize(reader).map_err(|error| {
             let path = error.path().to_string();
@@ -34,6 +30,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
         })?;
         Ok(Self(read))
     }
+}
+
+/// The body as it is, within the limits of size and time.
+pub(crate) async fn read_bytes<S: Send + Sync>(
+    request: Request,
+    state: &S,
+) -> Result<Bytes, ApiError> {
+    tokio::time::timeout(MAX_BODY_TIME, Bytes::from_request(request, state))
+        .await
+        .map_err(|_| ApiError::slow_body(MAX_BODY_TIME))?
+        .map_err(|error| ApiError::unreadable_body(error.status(), &error.body_text()))
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -55,7 +62,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
         let is_json = kind.eq_ignore_ascii_case("application/json")
             || (kind.starts_with("application/") && kind.ends_with("+json"));
         if !is_json {
-            return Err(ApiError::wrong_content_type(kind));
+            return Err(ApiError::wrong_content_type(kind, "application/json"));
         }
     }
     Ok(())

@@ -1,9 +1,15 @@
 //! Connections: how many, how long one may take to ask, and how they end.
+//!
+//! HTTP/1 and HTTP/2 are told apart by how the client begins.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -17,6 +23,8 @@ const MAX_CONNECTIONS: usize = 1024;
 const MAX_HEAD_TIME: Duration = Duration::from_secs(30);
 /// Of the head of a request.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Requests at once on one connection of HTTP/2.
+const MAX_STREAMS: u32 = 256;
 /// After an error of the listener, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -32,6 +40,13 @@ pub(crate) async fn accept(
         .timer(TokioTimer::new())
         .header_read_timeout(MAX_HEAD_TIME)
         .max_buf_size(MAX_HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
+        .keep_alive_interval(MAX_HEAD_TIME)
+        .keep_alive_timeout(MAX_HEAD_TIME);
     let running = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut stop = std::pin::pin!(stop);
@@ -50,12 +65,26 @@ pub(crate) async fn accept(
         };
         // Small pieces of text are to arrive when they are written.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let asking = Arc::clone(&has_asked);
+        let router = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            asking.store(true, Ordering::Relaxed);
+            router.call(request)
+        });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = running.watch(connection);
         tokio::spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let silence = tokio::time::sleep(MAX_HEAD_TIME);
             // A client that breaks its connection is no fault of the server.
-            let _ = connection.await;
+            tokio::select! {
+                _ = &mut connection => {}
+                // Nothing else limits how long the protocol may stay undecided.
+                () = silence => if has_asked.load(Ordering::Relaxed) {
+                    let _ = connection.await;
+                },
+            }
             drop(place);
         });
     }

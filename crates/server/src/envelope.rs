@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
 use crate::error::ApiError;
+use crate::grpc;
 use crate::replies::fresh_id;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -20,9 +21,13 @@ pub(crate) async fn wrap(request: Request, next: Next) -> Response {
     let id = client_id(request.headers()).unwrap_or_else(|| {
         HeaderValue::try_from(fresh_id("req_")).unwrap_or(HeaderValue::from_static("req"))
     });
+    let is_grpc = grpc::is_call(request.headers());
     let is_anthropic = request.uri().path().starts_with("/v1/messages");
     let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = response.unwrap_or_else(|_| ApiError::broken().into_response());
+    if is_grpc && let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        response = grpc::refused(&error);
+    }
     if is_anthropic && let Some(error) = response.extensions_mut().remove::<ApiError>() {
         let body = error.anthropic_body(id.to_str().unwrap_or_default());
         response.headers_mut().remove(header::CONTENT_LENGTH);

@@ -38,8 +38,8 @@ impl ApiError {
         Self { param, ..Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message) }
     }
 
-    pub(crate) fn wrong_content_type(found: &str) -> Self {
-        let message = format!("the body is `{found}`: send `Content-Type: application/json`");
+    pub(crate) fn wrong_content_type(found: &str, wanted: &str) -> Self {
+        let message = format!("the body is `{found}`: send `Content-Type: {wanted}`");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message)
     }
 
@@ -57,6 +57,12 @@ impl ApiError {
     pub(crate) fn not_found(message: String) -> Self {
         let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message);
         Self { code: Some("not_found"), ..error }
+    }
+
+    pub(crate) fn no_such_deferred(id: &str) -> Self {
+        Self::not_found(format!(
+            "there is no deferred completion `{id}`: each is kept for a day and can be read once"
+        ))
     }
 
     /// This server, or the engine behind it, has no such ability.
@@ -110,6 +116,23 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message)
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Whether nothing is served there at all.
+    pub(crate) fn is_unknown_path(&self) -> bool {
+        self.code == Some("unknown_path")
+    }
+
+    /// The message with the field that it is about.
+    pub(crate) fn told(&self) -> String {
+        match &self.param {
+            Some(param) => format!("{param}: {}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -137,11 +160,7 @@ impl ApiError {
             500.. => "api_error",
             _ => "invalid_request_error",
         };
-        let message = match &self.param {
-            Some(param) => format!("{param}: {}", self.message),
-            None => self.message.clone(),
-        };
-        let error = json!({ "type": kind, "message": message });
+        let error = json!({ "type": kind, "message": self.told() });
         json!({ "type": "error", "error": error, "request_id": request_id })
     }
 }

@@ -16,6 +16,7 @@ mod connections;
 mod envelope;
 mod error;
 mod events;
+mod grpc;
 mod metrics;
 mod models;
 mod openai;
@@ -92,7 +93,9 @@ struct Shared {
     config: ServerConfig,
     metrics: Metrics,
     responses: Arc<dyn ResponseStore>,
-    deferred: Deferred,
+    deferred: Deferred<Value>,
+    /// Of gRPC.
+    deferred_calls: Deferred<grpc::GetChatCompletionResponse>,
     is_draining: AtomicBool,
     /// Whether replies have to end now.
     ending: watch::Sender<bool>,
@@ -131,6 +134,7 @@ impl Server {
             metrics: Metrics::default(),
             responses: Arc::new(MemoryResponses::default()),
             deferred: Deferred::default(),
+            deferred_calls: Deferred::default(),
             is_draining: AtomicBool::new(false),
             ending: watch::Sender::new(false),
             started,
@@ -198,6 +202,7 @@ fn router(app: App) -> Router {
         .route("/v1/tokenize-text", post(xai::tokenize_text))
         .route("/v1/api-key", get(xai::api_key))
         .route("/metrics", get(metrics))
+        .merge(grpc::routes())
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), access::check_key));
     Router::new()
         .merge(protocols)

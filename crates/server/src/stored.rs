@@ -147,24 +147,29 @@ const MAX_WAIT: Duration = Duration::from_hours(24);
 const MAX_DEFERRED: usize = 256;
 
 /// Completions that are made while nobody waits; each is read once.
-#[derive(Default)]
-pub(crate) struct Deferred {
-    by_key: Mutex<HashMap<Key, Waiting>>,
+pub(crate) struct Deferred<T> {
+    by_key: Mutex<HashMap<Key, Waiting<T>>>,
 }
 
-struct Waiting {
+impl<T> Default for Deferred<T> {
+    fn default() -> Self {
+        Self { by_key: Mutex::default() }
+    }
+}
+
+struct Waiting<T> {
     begun: Instant,
-    outcome: Option<Result<Value, ApiError>>,
+    outcome: Option<Result<T, ApiError>>,
 }
 
 /// What a deferred completion has come to.
-pub(crate) enum DeferredState {
+pub(crate) enum DeferredState<T> {
     Unknown,
     Pending,
-    Done(Result<Value, ApiError>),
+    Done(Result<T, ApiError>),
 }
 
-impl Deferred {
+impl<T> Deferred<T> {
     /// Makes a place for a completion.
     ///
     /// # Errors
@@ -180,7 +185,7 @@ impl Deferred {
         Ok(())
     }
 
-    pub(crate) fn finish(&self, owner: Owner, id: &str, outcome: Result<Value, ApiError>) {
+    pub(crate) fn finish(&self, owner: Owner, id: &str, outcome: Result<T, ApiError>) {
         let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = by_key.get_mut(&(owner, id.to_owned())) {
             waiting.outcome = Some(outcome);
@@ -188,7 +193,7 @@ impl Deferred {
     }
 
     /// Reads one; once it was done it is gone.
-    pub(crate) fn read(&self, owner: Owner, id: &str) -> DeferredState {
+    pub(crate) fn read(&self, owner: Owner, id: &str) -> DeferredState<T> {
         let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (owner, id.to_owned());
         match by_key.get(&key) {
@@ -250,7 +255,7 @@ mod tests {
 
     #[test]
     fn deferred_completions_that_nobody_reads_have_a_limit() {
-        let deferred = Deferred::default();
+        let deferred = Deferred::<()>::default();
         let n_taken = (0..).take_while(|id| deferred.begin([0; 32], &format!("{id}")).is_ok());
         assert_eq!(n_taken.count(), MAX_DEFERRED);
     }

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use rapport_types::Caller;
+use rapport_types::{Caller, TextToken};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ pub(crate) async fn no_models() -> Json<Value> {
 }
 
 /// Prices are zero: the machine is the owner's.
-fn language_model(app: &Shared, model: &Offered) -> Value {
+pub(crate) fn language_model(app: &Shared, model: &Offered) -> Value {
     let info = model.generate.model();
     json!({
         "id": model.id,
@@ -68,13 +68,8 @@ pub(crate) async fn tokenize_text(
     State(app): State<App>,
     JsonBody(request): JsonBody<TokenizeRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    let model = models::find(&app, &request.model)?;
-    let tokenizing = move || model.generate.tokenize(&request.text);
-    let tokens = tokio::task::spawn_blocking(tokenizing)
-        .await
-        .map_err(|_| ApiError::broken())?
-        .ok_or_else(|| ApiError::unsupported("this model's tokenizer cannot be reached"))?;
-    let tokens: Vec<Value> = tokens
+    let tokens: Vec<Value> = tokens(&app, &request.model, request.text)
+        .await?
         .iter()
         .map(|token| {
             json!({
@@ -85,6 +80,19 @@ pub(crate) async fn tokenize_text(
         })
         .collect();
     Ok(Json(json!({ "token_ids": tokens })))
+}
+
+/// The tokens that a model makes of a text.
+pub(crate) async fn tokens(
+    app: &Shared,
+    model: &str,
+    text: String,
+) -> Result<Vec<TextToken>, ApiError> {
+    let model = models::find(app, model)?;
+    tokio::task::spawn_blocking(move || model.generate.tokenize(&text))
+        .await
+        .map_err(|_| ApiError::broken())?
+        .ok_or_else(|| ApiError::unsupported("this model's tokenizer cannot be reached"))
 }
 
 /// What the server knows of the key that was shown.
@@ -117,9 +125,7 @@ pub(crate) async fn deferred_completion(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     match Arc::as_ref(&app).deferred.read(caller.key, &id) {
-        DeferredState::Unknown => Err(ApiError::not_found(format!(
-            "there is no deferred completion `{id}`: each is kept for a day and can be read once"
-        ))),
+        DeferredState::Unknown => Err(ApiError::no_such_deferred(&id)),
         DeferredState::Pending => Ok(StatusCode::ACCEPTED.into_response()),
         DeferredState::Done(outcome) => outcome.map(|body| Json(body).into_response()),
     }

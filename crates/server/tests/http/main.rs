@@ -6,6 +6,7 @@ mod chat_completions;
 mod completions;
 mod described;
 mod faults;
+mod grpc;
 mod harness;
 mod messages;
 mod responses;
