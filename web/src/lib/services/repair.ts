@@ -69,6 +69,7 @@ function links(text: string): string {
 function closeInline(text: string): string {
 	const lines = text.split('\n');
 	const from = lastBlank(lines) + 1;
+	if (from >= lines.length) return text;
 	const head = lines.slice(0, from).join('\n') + (from > 0 ? '\n' : '');
 	let tail = lines.slice(from).join('\n');
 	const open: string[] = [];
