@@ -345,7 +345,7 @@ export async function start(options = {}) {
 			bytes = await readFile(join(BUILD, name));
 		}
 		response.writeHead(200, {
-			'content-type': TYPES[extname(name)] ?? 'application/octet-stream', 'content-security-policy': CSP, 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer',
+			'content-type': TYPES[extname(name)] ?? 'application/octet-stream', ...(options.policy === false ? {} : { 'content-security-policy': CSP }), 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer',
 			'cache-control': path.startsWith('/_app/immutable/') ? 'public, max-age=31536000, immutable' : 'no-cache',
 		});
 		response.end(bytes);

@@ -16,7 +16,7 @@ export const DESKTOP = { viewport: { width: 1280, height: 800 } };
 export async function open(browser, url, { locale = 'en', theme = 'light', ...options } = {}) {
 	const context = await browser.newContext({ ...DESKTOP, locale: locale === 'ja' ? 'ja-JP' : 'en-GB', colorScheme: theme, serviceWorkers: 'block', ...options });
 	const page = await context.newPage();
-	page.setDefaultTimeout(10_000);
+	page.setDefaultTimeout(60_000);
 	const faults = [];
 	page.on('pageerror', (error) => faults.push(String(error)));
 	page.on('console', (line) => line.type() === 'error' && !/Failed to load resource/.test(line.text()) && faults.push(line.text()));
