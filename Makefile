@@ -2,13 +2,20 @@
 
 CARGO ?= cargo
 
-.PHONY: run chat serve test bench check model build
+.PHONY: run chat serve web test bench check model build
 
 build:
 	$(CARGO) build --release --locked -p rapport-cli
 
 model: build
 	./target/release/rapport pull
+
+# The web app, built where the server finds it. Its packages are brought only when their lock changed.
+web: web/node_modules/.package-lock.json
+	cd web && npm run build
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && npm ci
 
 run: chat
 

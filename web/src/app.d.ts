@@ -1,0 +1,11 @@
+/// <reference types="@sveltejs/kit" />
+
+declare global {
+	namespace App {
+		interface Error {
+			message: string;
+		}
+	}
+}
+
+export {};

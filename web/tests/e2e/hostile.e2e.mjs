@@ -1,0 +1,131 @@
+// The corpus of hostile texts in every place that shows what others wrote, with the content policy and without it:
+// the sanitiser has to hold alone, and the policy is the second wall.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { chat, start } from '../fake-server.mjs';
+import { launch, open } from './browser.mjs';
+import { MARKDOWN, WORDS } from './xss-corpus.mjs';
+
+let browser;
+before(async () => (browser = await launch()));
+after(() => browser.close());
+
+/** A page on which anything that comes alive leaves a mark. */
+async function watched(server) {
+	const page = await open(browser, null, { baseURL: server.url });
+	page.alive = [];
+	page.on('dialog', async (dialog) => {
+		page.alive.push(`dialog: ${dialog.message()}`);
+		await dialog.dismiss();
+	});
+	page.on('request', (request) => {
+		const url = request.url();
+		if (!url.startsWith(server.url) && !url.startsWith('data:') && !url.startsWith('blob:')) page.alive.push(`request: ${url}`);
+	});
+	page.on('popup', (popup) => page.alive.push(`popup: ${popup.url()}`));
+	return page;
+}
+
+/** What must never stand in the page, wherever text came from. */
+const findings = () => {
+	const bad = [];
+	for (const node of document.querySelectorAll('#app script:not([src^="/_app/immutable/start"]), #app iframe, #app object, #app embed, #app base, #app meta, #app link, #app style, #app video, #app audio, #app template, #app foreignObject, .prose svg, .prose form, .prose input, .prose select, .prose textarea, .prose dialog, .prose [style], .prose [id]')) bad.push(node.outerHTML.slice(0, 160));
+	for (const node of document.querySelectorAll('#app *')) {
+		for (const { name, value } of node.attributes) {
+			if (name.startsWith('on')) bad.push(`${node.tagName} ${name}`);
+			if (/^(href|src|action|formaction|xlink:href|data|poster|srcset|ping)$/.test(name) && /^\s*(javascript|vbscript|data:text|data:image\/svg|file|blob)/i.test(value)) bad.push(`${node.tagName} ${name}=${value}`);
+			if (name === 'src' && !/^(data:image\/(png|jpeg|gif|webp);base64,|\/)/.test(value)) bad.push(`${node.tagName} src=${value}`);
+		}
+	}
+	for (const a of document.querySelectorAll('.prose a')) if (!/noopener/.test(a.rel) || !/noreferrer/.test(a.rel) || a.target !== '_blank') bad.push(`link without its guards: ${a.outerHTML}`);
+	return bad;
+};
+
+for (const policy of [true, false]) {
+	test(`${MARKDOWN.length} hostile texts as replies and as messages, ${policy ? 'with' : 'without'} the content policy`, { timeout: 240_000 }, async () => {
+		const server = await start({ policy });
+		const id = chat(server.state, 'x', MARKDOWN.map((text) => [text, { content: text, thought: policy ? null : text }]));
+		const page = await watched(server);
+		await page.goto(`/c/${id}`);
+		await page.waitForSelector('.prose');
+		const seen = new Set();
+		for (let i = 0, still = 0; i < 900 && still < 4; i++) {
+			const { at, ids, bad } = await page.evaluate(
+				async ([source, first]) => {
+					const box = document.querySelector('#conversation');
+					if (first) box.scrollTop = 0;
+					else box.scrollTop += 700;
+					for (const button of box.querySelectorAll('.thought button[aria-expanded="false"]')) button.click();
+					await new Promise((resolve) => setTimeout(resolve, 60));
+					return { at: box.scrollTop, ids: [...box.querySelectorAll('[data-id]')].map((n) => n.dataset.id), bad: new Function(`return (${source})()`)() };
+				},
+				[findings.toString(), i === 0],
+			).catch(async (error) => {
+				// `new Function` is refused under the policy, as it should be: ask the page in two steps.
+				if (!/unsafe-eval|Content Security Policy|EvalError/.test(String(error))) throw error;
+				const state = await page.evaluate(async (first) => {
+					const box = document.querySelector('#conversation');
+					if (first) box.scrollTop = 0;
+					else box.scrollTop += 700;
+					await new Promise((resolve) => setTimeout(resolve, 60));
+					return { at: box.scrollTop, ids: [...box.querySelectorAll('[data-id]')].map((n) => n.dataset.id) };
+				}, i === 0);
+				return { ...state, bad: await page.evaluate(findings) };
+			});
+			assert.deepEqual(bad, []);
+			const before = seen.size;
+			ids.forEach((x) => seen.add(x));
+			still = seen.size === before && seen.size >= MARKDOWN.length * 2 ? still + 1 : 0;
+			void at;
+		}
+		assert.equal(seen.size, MARKDOWN.length * 2, 'every message was shown');
+		assert.deepEqual(page.alive, []);
+		await page.context().close();
+		await server.close();
+	});
+}
+
+test(`${WORDS.length} hostile texts in titles, names, personas, memory, errors, search, shared chats and details`, { timeout: 180_000 }, async () => {
+	for (const word of WORDS) {
+		const server = await start({ policy: false });
+		const { state } = server;
+		const id = chat(state, word, [[word, { content: word, thought: word, mode: 'thinking', mode_reason: word, build: word }], ['again', { content: '', status: 'failed', error: word }]]);
+		Object.assign(state.personas[0], { name: word, tagline: word, description: word });
+		Object.assign(state.style, { explanation: [word], instructions: word });
+		state.folders[0].name = state.memory[0].text = state.keys[0].name = state.user.name = state.instance.name = word;
+		state.instance.oidc[0].label = word;
+		state.shared.set('s', { title: word, shared_ms: Date.now(), messages: state.chats.get(id).messages });
+		state.shares.push({ id: 's', token: 's', url: '/s/s', title: word, created_ms: Date.now() });
+		const page = await watched(server);
+		const look = async (path) => {
+			if (path) await page.goto(path);
+			await page.waitForTimeout(250);
+			assert.deepEqual(await page.evaluate(findings), [], path);
+		};
+		await look(`/c/${id}`);
+		for (const button of await page.locator('.actions [aria-expanded="false"]').all()) await button.click();
+		await look();
+		for (const path of ['/', `/?text=${encodeURIComponent(word)}`, `/share?text=${encodeURIComponent(word)}&url=javascript:alert(1)`, '/style', '/memory', '/account', '/admin/users', '/admin/keys', '/admin/feedback', '/s/s', `/sign-in?to=${encodeURIComponent(`javascript:${word}`)}`, '/sign-in?to=//evil.example']) await look(path);
+		await page.goto('/');
+		await page.keyboard.press('Control+k');
+		await page.locator('input[type=search]').fill(word.slice(0, 6));
+		await look();
+		assert.deepEqual(page.alive, []);
+		await page.context().close();
+		await server.close();
+	}
+});
+
+test('a remote picture is a link, and loads nothing before the click', async () => {
+	const server = await start({ policy: false });
+	const id = chat(server.state, 'x', [['?', '![a cat](https://evil.example/cat.png)']]);
+	const page = await watched(server);
+	await page.goto(`/c/${id}`);
+	const link = page.locator('.remote-picture');
+	assert.equal(await link.getAttribute('href'), 'https://evil.example/cat.png');
+	assert.match(await link.textContent(), /a cat.*evil\.example/);
+	assert.equal(await page.locator('.prose img').count(), 0);
+	assert.deepEqual(page.alive, []);
+	await page.context().close();
+	await server.close();
+});
