@@ -11,10 +11,10 @@ use rapport_eval::blind::{self, Side};
 use rapport_eval::devset::{self, Asking, Item, Reply};
 use rapport_eval::statistics::Share;
 use rapport_eval::{jsonl, score};
-use rapport_local::{DEFAULT_KV_TOKENS, LocalModel};
+use rapport_local::{LocalModel, LocalOptions};
 use rapport_types::{Mode, SamplingDraft};
 
-use crate::options::ComputeOptions;
+use crate::options::{AdapterOptions, ComputeOptions};
 use rapport_cli::pull::{self, DEFAULT_MODEL, Paths};
 
 #[derive(Debug, Subcommand)]
@@ -61,6 +61,8 @@ pub(crate) struct AskOptions {
     /// Where the replies go
     #[arg(long)]
     out: PathBuf,
+    #[command(flatten)]
+    adapter: AdapterOptions,
     #[command(flatten)]
     compute: ComputeOptions,
 }
@@ -131,7 +133,8 @@ fn ask(options: &AskOptions, paths: &Paths, out: &mut impl Write) -> anyhow::Res
         at_once: options.at_once,
     };
     let path = pull::resolve(&options.model, paths)?;
-    let model = LocalModel::load(&path, options.compute.compute(), DEFAULT_KV_TOKENS)?;
+    let local = LocalOptions { adapter: options.adapter.open()?, ..LocalOptions::default() };
+    let model = LocalModel::open(&path, options.compute.compute(), &local)?;
     let bar = indicatif::ProgressBar::new(items.len() as u64);
     let replies = devset::ask(&model, &items, &asking, |n| bar.set_position(n as u64))?;
     bar.finish_and_clear();
