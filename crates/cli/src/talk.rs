@@ -4,9 +4,8 @@ use std::io::{self, BufReader};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rapport_local::{LocalModel, LocalOptions};
+use rapport_local::{DEFAULT_KV_TOKENS, LocalModel, LocalOptions};
 use rapport_persona::Layers;
-use rapport_types::{Generate, SamplingDraft};
 use rapport_types::{Generate, SamplingDraft};
 
 use crate::options::{ChatCommand, ComputeOptions};
