@@ -40,6 +40,14 @@ const SETTINGS: &[Setting] = &[
         check: |text| ModelReference::parse(text).map(drop).map_err(|error| error.to_string()),
     },
     Setting {
+        key: "adapter",
+        variable: "RAPPORT_ADAPTER",
+        flag: Some(("adapter", None)),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
         key: "threads",
         variable: "RAPPORT_THREADS",
         flag: Some(("threads", None)),

@@ -8,9 +8,9 @@ use anyhow::{Context, ensure};
 use rapport_kernels::{Compute, KvPage, KvType, PAGE_TOKENS};
 use rapport_model::gguf::Gguf;
 use rapport_model::tokenizer::{Tokenizer, Trust, Vocabulary};
-use rapport_model::{Batch, BatchSequence, Logits, Scratch, Transformer};
+use rapport_model::{Batch, BatchSequence, Logits, PackedAdapter, Scratch, Transformer};
 
-use crate::options::{LogitsOptions, PerplexityOptions};
+use crate::options::{AdapterOptions, LogitsOptions, PerplexityOptions};
 use rapport_cli::pull::{self, Paths};
 
 /// Positions computed in one pass: bounds the memory that logits take.
@@ -25,12 +25,14 @@ pub(crate) fn logits(
     let path = pull::resolve(&options.model, paths)?;
     let compute = options.compute.compute();
     let model = Transformer::load(&Gguf::open(&path)?, &compute)?;
+    let adapter = pack(&options.adapter, &model, &compute)?;
+    let subject = (&model, adapter.as_ref());
     check(&model, &options.tokens)?;
     let file = File::create(&options.out)
         .with_context(|| format!("cannot write {}", options.out.display()))?;
     let mut rows = BufWriter::new(file);
     let mut n_rows = 0;
-    for_each_row(&model, &compute, &options.tokens, |_, row| {
+    for_each_row(subject, &compute, &options.tokens, |_, row| {
         n_rows += 1;
         row.iter().try_for_each(|logit| rows.write_all(&logit.to_le_bytes()))
     })?;
@@ -52,6 +54,8 @@ pub(crate) fn perplexity(
     let tokenizer = Tokenizer::new(&Vocabulary::from_gguf(&gguf)?)?;
     let model = Transformer::load(&gguf, &compute)?;
     drop(gguf);
+    let adapter = pack(&options.adapter, &model, &compute)?;
+    let subject = (&model, adapter.as_ref());
     let text = std::fs::read_to_string(&options.file)
         .with_context(|| format!("cannot read {}", options.file.display()))?;
     let tokens = tokenizer.encode(&text, Trust::Content);
@@ -66,7 +70,7 @@ pub(crate) fn perplexity(
     let (mut log_prob, mut n_scored) = (0.0, 0_usize);
     for tokens in tokens.chunks_exact(window) {
         check(&model, tokens)?;
-        for_each_row(&model, &compute, tokens, |position, row| {
+        for_each_row(subject, &compute, tokens, |position, row| {
             if let Some(&next) = tokens.get(position + 1) {
                 let max = row.iter().copied().fold(f32::MIN, f32::max);
                 let sum: f64 = row.iter().map(|logit| f64::from(logit - max).exp()).sum();
@@ -79,6 +83,14 @@ pub(crate) fn perplexity(
     let perplexity = (-log_prob / n_scored as f64).exp();
     writeln!(out, "perplexity {perplexity:.4} over {n_scored} tokens in windows of {window}")?;
     Ok(())
+}
+
+fn pack(
+    options: &AdapterOptions,
+    model: &Transformer,
+    compute: &Compute,
+) -> anyhow::Result<Option<PackedAdapter>> {
+    Ok(options.open()?.map(|file| model.pack_adapter(compute, &file)).transpose()?)
 }
 
 fn check(model: &Transformer, tokens: &[u32]) -> anyhow::Result<()> {
@@ -96,7 +108,7 @@ fn check(model: &Transformer, tokens: &[u32]) -> anyhow::Result<()> {
 
 /// Calls `each(position, logits)` for every position of a sequence.
 fn for_each_row(
-    model: &Transformer,
+    (model, adapter): (&Transformer, Option<&PackedAdapter>),
     compute: &Compute,
     tokens: &[u32],
     mut each: impl FnMut(usize, &[f32]) -> std::io::Result<()>,
@@ -108,8 +120,8 @@ fn for_each_row(
     let mut scratch = Scratch::default();
     let mut position = 0;
     for chunk in tokens.chunks(CHUNK_TOKENS) {
-        let sequence =
-            BatchSequence { tokens: chunk, position, pages: &mut pages, logits: Logits::All };
+        let (pages, logits) = (&mut pages[..], Logits::All);
+        let sequence = BatchSequence { tokens: chunk, position, pages, logits, adapter };
         let mut batch = Batch { sequences: vec![sequence] };
         let rows = model.forward(compute, &mut batch, &mut scratch);
         for (row, position) in rows.chunks_exact(model.n_vocab()).zip(position..) {

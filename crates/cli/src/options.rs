@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use rapport_kernels::{Compute, Isa};
+use rapport_model::AdapterFile;
 use rapport_types::{Mode, OutputFormat, ThinkingBudget};
 
 use crate::bench::BenchOptions;
@@ -103,6 +104,20 @@ impl ComputeOptions {
     }
 }
 
+/// What is added to the model.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct AdapterOptions {
+    /// An adapter that is added to the model: a file, or a folder as training or peft writes it
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
+}
+
+impl AdapterOptions {
+    pub(crate) fn open(&self) -> anyhow::Result<Option<AdapterFile>> {
+        Ok(self.adapter.as_deref().map(AdapterFile::open).transpose()?)
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ChatCommand {
     /// A model of the catalogue, or the path of a .gguf file
@@ -137,6 +152,8 @@ pub(crate) struct ChatCommand {
     /// Go on with a conversation that /save wrote
     #[arg(long)]
     pub(crate) load: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterOptions,
     #[command(flatten)]
     pub(crate) compute: ComputeOptions,
 }
@@ -190,6 +207,8 @@ pub(crate) struct LogitsOptions {
     #[arg(long)]
     pub(crate) out: PathBuf,
     #[command(flatten)]
+    pub(crate) adapter: AdapterOptions,
+    #[command(flatten)]
     pub(crate) compute: ComputeOptions,
 }
 
@@ -204,6 +223,8 @@ pub(crate) struct PerplexityOptions {
     /// Tokens of a window; each starts from an empty context
     #[arg(long, default_value = "512")]
     pub(crate) window: NonZeroUsize,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterOptions,
     #[command(flatten)]
     pub(crate) compute: ComputeOptions,
 }

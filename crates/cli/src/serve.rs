@@ -7,11 +7,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use rapport_cli::pull::{self, DEFAULT_MODEL, Paths};
-use rapport_local::{DEFAULT_KV_TOKENS, LocalModel};
+use rapport_local::{DEFAULT_KV_TOKENS, LocalModel, LocalOptions};
 use rapport_server::{Server, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::options::ComputeOptions;
+use crate::options::{AdapterOptions, ComputeOptions};
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeCommand {
@@ -31,6 +31,8 @@ pub(crate) struct ServeCommand {
     #[arg(long, default_value_t = NonZeroUsize::new(DEFAULT_KV_TOKENS).expect("some tokens"))]
     kv_tokens: NonZeroUsize,
     #[command(flatten)]
+    adapter: AdapterOptions,
+    #[command(flatten)]
     compute: ComputeOptions,
 }
 
@@ -41,7 +43,9 @@ pub(crate) fn run(
     paths: &Paths,
 ) -> anyhow::Result<()> {
     let path = pull::resolve(&options.model, paths)?;
-    let model = LocalModel::load(&path, options.compute.compute(), options.kv_tokens.get())?;
+    let local =
+        LocalOptions { kv_tokens: options.kv_tokens.get(), adapter: options.adapter.open()? };
+    let model = LocalModel::open(&path, options.compute.compute(), &local)?;
     let address = SocketAddr::new(options.host, options.port);
     let config =
         ServerConfig { host_names: options.host_name, api_key, ..ServerConfig::new(address) };

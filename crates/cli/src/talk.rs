@@ -4,7 +4,7 @@ use std::io::{self, BufReader};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rapport_local::{DEFAULT_KV_TOKENS, LocalModel};
+use rapport_local::{DEFAULT_KV_TOKENS, LocalModel, LocalOptions};
 use rapport_types::{Generate, SamplingDraft};
 
 use crate::options::{ChatCommand, ComputeOptions};
@@ -62,7 +62,8 @@ pub(crate) fn run(options: ChatCommand, paths: &Paths) -> anyhow::Result<ExitCod
     settings.format = options.format.read()?;
 
     let path = pull::resolve(&options.model, paths)?;
-    let model = LocalModel::load(&path, options.compute.compute(), DEFAULT_KV_TOKENS)?;
+    let local = LocalOptions { adapter: options.adapter.open()?, ..LocalOptions::default() };
+    let model = LocalModel::open(&path, options.compute.compute(), &local)?;
     let mut backend = LocalBackend { model, compute: options.compute, paths: paths.clone() };
     let terminal = Terminal::detect(crate::variable);
     let chat_options = ChatOptions {

@@ -25,14 +25,14 @@ use std::time::SystemTime;
 use rapport_kernels::{KvPage, PAGE_TOKENS};
 
 use crate::pages::PageTable;
-use crate::prefix::{CacheKey, CacheScope, NodeIdx, PrefixTree, SharedPrefix};
+use crate::prefix::{AdapterKey, CacheKey, CacheScope, NodeIdx, PrefixTree, SharedPrefix};
 
 const MAGIC: [u8; 8] = *b"RAPPORTK";
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 /// Magic, version, length of the header.
 const PREAMBLE_BYTES: usize = 16;
 /// The preamble, build, page size, keys and counts: all of the header but its lists and checksum.
-const FIXED_BYTES: usize = PREAMBLE_BYTES + 32 + 8 + 32 + 32 + 3 * 4;
+const FIXED_BYTES: usize = PREAMBLE_BYTES + 32 + 8 + 3 * 32 + 3 * 4;
 /// Pages wait in memory until they are written; beyond this new ones are not written at all.
 const MAX_PENDING_BYTES: u64 = 256 << 20;
 /// Reports that nobody took are dropped beyond this many; statistics still count them.
@@ -45,7 +45,8 @@ pub struct DiskConfig {
     pub directory: PathBuf,
     /// Files used longest ago are deleted beyond this.
     pub max_bytes: u64,
-    /// Everything that keys and values depend on beside tokens: weights, adapter, type of page.
+    /// Everything that keys and values depend on beside tokens and the sequence's adapter: weights,
+    /// type of page.
     pub build: [u8; 32],
 }
 
@@ -123,7 +124,7 @@ struct RunFile {
 }
 
 enum Job {
-    Write(Run),
+    Write(Box<Run>),
     Delete(FileId),
     MarkUsed(FileId),
     /// Answered when everything before is done.
@@ -397,7 +398,8 @@ impl DiskTier {
         self.n_pending_bytes += n_bytes;
         let pages =
             (first_page..first_page + n_pages).map(|page_idx| Arc::clone(pages.get(page_idx).kv()));
-        self.send(Job::Write(Run { file, header, pages: pages.collect(), n_bytes }));
+        let run = Run { file, header, pages: pages.collect(), n_bytes };
+        self.send(Job::Write(Box::new(run)));
         true
     }
 
@@ -533,7 +535,7 @@ fn work(directory: &Path, jobs: &Receiver<Job>, done: &Sender<Written>) {
         match job {
             Job::Write(run) => {
                 let checksums = write(directory, &run);
-                let Run { file, n_bytes, .. } = run;
+                let Run { file, n_bytes, .. } = *run;
                 // The tier may be gone; what is written is found at the next start.
                 let _ = done.send(Written { file, n_bytes, checksums });
             }
@@ -655,6 +657,7 @@ impl Header {
         bytes.extend(self.page_bytes.to_le_bytes());
         bytes.extend(self.scope.key.0);
         bytes.extend(shared.key.0);
+        bytes.extend(self.scope.adapter.0);
         let n_shared_pages = shared.n_tokens.min(self.tokens.len()) / PAGE_TOKENS;
         for number in [n_shared_pages, self.first_page, self.checksums.len()] {
             bytes.extend((number as u32).to_le_bytes());
@@ -675,6 +678,7 @@ impl Header {
         let build = fields.array()?;
         let page_bytes = u64::from_le_bytes(fields.array()?);
         let (key, shared_key) = (CacheKey(fields.array()?), CacheKey(fields.array()?));
+        let adapter = AdapterKey(fields.array()?);
         let n_shared_pages = fields.u32()? as usize;
         let first_page = fields.u32()? as usize;
         let n_pages = fields.u32()? as usize;
@@ -686,7 +690,7 @@ impl Header {
         let tokens = numbers.by_ref().take(n_tokens).collect();
         let shared =
             SharedPrefix { key: shared_key, n_tokens: n_shared_pages.checked_mul(PAGE_TOKENS)? };
-        let scope = CacheScope { key, shared: (n_shared_pages > 0).then_some(shared) };
+        let scope = CacheScope { key, shared: (n_shared_pages > 0).then_some(shared), adapter };
         Some(Self { build, page_bytes, scope, first_page, tokens, checksums: numbers.collect() })
     }
 }
@@ -739,7 +743,7 @@ mod tests {
     }
 
     fn scope(name: u8) -> CacheScope {
-        CacheScope { key: CacheKey([name; 32]), shared: None }
+        CacheScope { key: CacheKey([name; 32]), ..CacheScope::default() }
     }
 
     /// A directory with one file of three pages; returns the file's path.
@@ -775,6 +779,8 @@ mod tests {
         }
         assert_eq!(tier.find(&scope(1), &tokens(1, 4), 3).len(), 1);
         assert!(tier.find(&scope(2), &tokens(1, 5), 0).is_empty(), "another tenant's");
+        let adapted = CacheScope { adapter: AdapterKey([1; 32]), ..scope(1) };
+        assert!(tier.find(&adapted, &tokens(1, 5), 0).is_empty(), "another adapter's");
         assert!(tier.find(&scope(1), &tokens(2, 5), 0).is_empty());
         assert_eq!(tier.take_reports(), []);
     }

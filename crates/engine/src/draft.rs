@@ -180,6 +180,7 @@ impl DraftModel {
                 position: guess.track.tokens.len(),
                 pages: &mut guess.track.pages,
                 logits: Logits::Last,
+                adapter: None,
             });
         }
         let mut batch = Batch { sequences };

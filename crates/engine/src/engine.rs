@@ -549,9 +549,15 @@ impl Engine {
             return;
         }
         let Self { model, compute, running, users, cache, scratch, work, .. } = self;
-        let mut sequences = Vec::new();
+        let mut planned: Vec<(&Share, &mut Sequence)> = Vec::new();
         for (id, sequence) in running.iter_mut() {
-            let Some(share) = plan.get(id) else { continue };
+            planned.extend(plan.get(id).map(|share| (share, sequence)));
+        }
+        // Those with one adapter side by side share its products.
+        planned.sort_by_key(|(_, sequence)| (sequence.scope.adapter, sequence.id));
+        let order: Vec<SequenceId> = planned.iter().map(|(_, sequence)| sequence.id).collect();
+        let mut sequences = Vec::new();
+        for (share, sequence) in planned {
             let is_complete = share.n_tokens == sequence.n_pending();
             let end = sequence.n_computed + share.n_tokens + share.guess.len();
             // Taken off again as soon as the pass is over.
@@ -566,6 +572,7 @@ impl Engine {
                     // Guesses follow a single token, so every row is wanted.
                     (true, false) => Logits::All,
                 },
+                adapter: sequence.adapter.as_deref(),
             });
         }
         let mut batch = Batch { sequences };
@@ -574,8 +581,9 @@ impl Engine {
         match guard(|| model.forward(compute, &mut batch, scratch)) {
             Ok(logits) => {
                 let mut rows = logits.chunks_exact(model.n_vocab());
-                for (id, Share { n_tokens, guess }) in plan {
+                for id in &order {
                     let Some(sequence) = running.get_mut(id) else { continue };
+                    let Share { n_tokens, guess } = &plan[id];
                     sequence.tokens.truncate(sequence.tokens.len() - guess.len());
                     sequence.n_computed += n_tokens;
                     users.charge(sequence.user, *n_tokens);
@@ -698,6 +706,7 @@ mod tests {
             user: UserKey::default(),
             priority: 0,
             cache: CacheScope::default(),
+            adapter: None,
         };
         let broken = engine.submit(request()).unwrap();
         engine.step();

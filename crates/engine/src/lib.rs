@@ -27,7 +27,7 @@ mod users;
 
 pub use disk::{DiskConfig, DiskError, DiskProblem, DiskReport, DiskStatistics};
 pub use engine::{DraftError, Engine, EngineConfig, EngineStatistics, PageCounts};
-pub use prefix::{CacheKey, CacheScope, SharedPrefix};
+pub use prefix::{AdapterKey, CacheKey, CacheScope, SharedPrefix};
 pub use request::{
     CachedTokens, Constraint, Ending, EngineEvent, EngineRequest, Failure, Phase, SequenceId,
     SubmitError, UserKey,

@@ -1,7 +1,8 @@
 //! What finished sequences leave for the next ones: a radix tree of whole pages.
 //!
-//! Every edge is labelled with the tokens of one page and the namespace that owns it, so a path
-//! from the root says all that a page's keys and values depend on, and nobody can walk into pages
+//! Every edge is labelled with the tokens of one page, the adapter they were computed with and the
+//! namespace that owns it, so a path from the root says all that a page's keys and values depend on,
+//! and nobody can walk into pages
 //! under another's label: another tenant's pages are neither found nor searched.
 //!
 //! [`PrefixTree`] knows only paths and ages; [`PrefixCache`] puts pages in it. The disk tier keeps
@@ -27,7 +28,13 @@ pub struct CacheScope {
     pub key: CacheKey,
     /// A beginning that the operator owns and lets several keys share.
     pub shared: Option<SharedPrefix>,
+    /// What was added to the model; a request's own says so, whatever stands here.
+    pub adapter: AdapterKey,
 }
+
+/// Names an adapter's bytes; all zeros for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdapterKey(pub [u8; 32]);
 
 /// The operator's part of a prompt: the same text for everybody who has its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +48,7 @@ pub struct SharedPrefix {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Edge {
     pub(crate) key: CacheKey,
+    pub(crate) adapter: AdapterKey,
     pub(crate) tokens: [u32; PAGE_TOKENS],
 }
 
@@ -51,6 +59,7 @@ impl CacheScope {
         let shared_key = self.shared.map_or(self.key, |shared| shared.key);
         tokens.as_chunks().0.iter().enumerate().map(move |(page_idx, tokens)| Edge {
             key: if page_idx < n_shared_pages { shared_key } else { self.key },
+            adapter: self.adapter,
             tokens: *tokens,
         })
     }

@@ -1,9 +1,11 @@
 //! What an engine is asked for and what it answers: plain data.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::prefix::CacheScope;
 use crate::sampler::Choice;
+use rapport_model::PackedAdapter;
 use rapport_types::Sampling;
 
 /// A sequence's name, unique within its engine; later requests have larger ones.
@@ -65,8 +67,10 @@ pub struct EngineRequest {
     /// Requests of a higher priority go first and may take the place of running lower ones.
     /// Within a priority users share fairly.
     pub priority: i8,
-    /// Who may reuse what this sequence computes.
+    /// Who may reuse what this sequence computes: only with the same adapter.
     pub cache: CacheScope,
+    /// What is added to the model; packed for it.
+    pub adapter: Option<Arc<PackedAdapter>>,
 }
 
 /// Why a request was not taken.

@@ -1,11 +1,14 @@
 //! One reply being made: its tokens, its phases, its place in the pages.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rapport_model::PackedAdapter;
 
 use crate::disk::DiskPage;
 use crate::draft::Eagerness;
 use crate::pages::PageTable;
-use crate::prefix::CacheScope;
+use crate::prefix::{AdapterKey, CacheScope};
 use crate::request::{
     CachedTokens, Ending, EngineEvent, EngineRequest, Phase, SequenceId, UserKey,
 };
@@ -17,6 +20,7 @@ pub(crate) struct Sequence {
     pub(crate) user: UserKey,
     pub(crate) priority: i8,
     pub(crate) scope: CacheScope,
+    pub(crate) adapter: Option<Arc<PackedAdapter>>,
     /// The prompt and everything written.
     pub(crate) tokens: Vec<u32>,
     /// Of `tokens`, those the pages hold. At least the last token is not among them: its logits
@@ -42,11 +46,14 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     pub(crate) fn new(id: SequenceId, request: EngineRequest, max_tokens: usize) -> Self {
+        let adapter = request.adapter.as_ref().map(|adapter| AdapterKey(adapter.sha256()));
+        let adapter = adapter.unwrap_or_default();
         Self {
             id,
             user: request.user,
             priority: request.priority,
-            scope: request.cache,
+            scope: CacheScope { adapter, ..request.cache },
+            adapter: request.adapter,
             n_computed: 0,
             pages: PageTable::default(),
             n_kept_pages: 0,

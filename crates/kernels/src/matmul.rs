@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::activations::Activations;
+use crate::dense::Onto;
 use crate::packed::{
     Layout, PANEL_COLS, PackedMatrix, TILE_ROWS, float_weight, panel_code, panel_group,
 };
@@ -133,6 +134,18 @@ pub(crate) fn tile_kernel(isa: Isa) -> TileKernel {
     }
 }
 
+/// One product of a job: `out = [out +] x * weights^T` for some rows of `x`.
+///
+/// # Shapes
+/// `x`: (T, C), of which `rows` take part; `weights`: (R, C); `out`: (rows, R).
+pub struct Product<'a> {
+    pub x: &'a Activations,
+    pub rows: Range<usize>,
+    pub weights: &'a PackedMatrix,
+    pub out: &'a mut [f32],
+    pub onto: Onto,
+}
+
 impl Compute {
     /// `out = x * weights^T` for several matrices that read the same `x`, in one job.
     ///
@@ -142,52 +155,45 @@ impl Compute {
     /// # Panics
     /// If a shape does not fit.
     pub fn matmul(&self, x: &Activations, products: &mut [(&PackedMatrix, &mut [f32])]) {
-        self.product(x, products, copy_sums);
+        let products = products.iter_mut().map(|(weights, out)| Product {
+            x,
+            rows: 0..x.n_rows(),
+            weights,
+            out,
+            onto: Onto::Nothing,
+        });
+        self.products(products);
     }
 
     /// `out += x * weights^T`: a projection back into the residual stream.
     pub fn matmul_add(&self, x: &Activations, weights: &PackedMatrix, out: &mut [f32]) {
-        self.product(x, &mut [(weights, out)], |out, sums| {
-            // A whole tile's rows have a length that the compiler knows.
-            match out.as_mut_array() {
-                Some(out) => add_sums::<TILE_ROWS>(out, sums),
-                None => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
-            }
-        });
+        let rows = 0..x.n_rows();
+        self.products([Product { x, rows, weights, out, onto: Onto::WhatIsThere }]);
     }
 
-    fn product(
-        &self,
-        x: &Activations,
-        products: &mut [(&PackedMatrix, &mut [f32])],
-        store: impl Fn(&mut [f32], &[f32; TILE_ROWS]) + Sync,
-    ) {
-        let n_tokens = x.n_rows();
-        for (weights, out) in products.iter() {
-            assert_eq!(weights.n_cols(), x.n_cols(), "columns of weights and activations");
-            assert_eq!(out.len(), weights.n_rows() * n_tokens, "outputs of a product");
-        }
+    /// Several products in one job; none may read what another writes.
+    ///
+    /// # Panics
+    /// If a shape does not fit.
+    pub fn products<'a>(&self, products: impl IntoIterator<Item = Product<'a>>) {
+        let jobs: Vec<Job<'_>> = products.into_iter().map(Job::new).collect();
         let kernel = tile_kernel(self.isa());
-        let jobs: Vec<Job<'_>> = products
-            .iter_mut()
-            .map(|(weights, out)| Job { weights, out: SharedSlice::new(out) })
-            .collect();
         let n_tiles: usize = jobs.iter().map(|job| job.weights.n_tiles()).sum();
         let chunk_tiles = chunk_tiles(self.pool(), n_tiles);
-        let blocks: Vec<TokenBlock<'_>> = x.blocks(0..n_tokens).collect();
         self.pool().run(n_tiles.div_ceil(chunk_tiles), &|chunk_idx| {
             let end = n_tiles.min((chunk_idx + 1) * chunk_tiles);
             for flat_idx in chunk_idx * chunk_tiles..end {
                 let (job, tile_idx) = find_tile(&jobs, flat_idx);
-                let n_rows = job.weights.n_rows();
-                let first_row = tile_idx * TILE_ROWS;
-                let n_lanes = TILE_ROWS.min(n_rows - first_row);
-                let tile = (job.weights.layout(), job.weights.tile(tile_idx));
-                for_each_token(kernel, tile, &blocks, |token_idx, sums| {
-                    // SAFETY: a tile's rows of a token belong to the one task that has the tile.
-                    let out = unsafe { job.out.take(token_idx * n_rows + first_row, n_lanes) };
-                    store(out, sums);
-                });
+                match job.onto {
+                    Onto::Nothing => job.compute_tile(kernel, tile_idx, copy_sums),
+                    Onto::WhatIsThere => job.compute_tile(kernel, tile_idx, |out, sums| {
+                        // A whole tile's rows have a length that the compiler knows.
+                        match out.as_mut_array() {
+                            Some(out) => add_sums::<TILE_ROWS>(out, sums),
+                            None => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
+                        }
+                    }),
+                }
             }
         });
     }
@@ -222,6 +228,39 @@ fn add_sums<const N: usize>(out: &mut [f32; N], sums: &[f32; N]) {
 struct Job<'a> {
     weights: &'a PackedMatrix,
     out: SharedSlice<'a, f32>,
+    blocks: Vec<TokenBlock<'a>>,
+    first_row: usize,
+    onto: Onto,
+}
+
+impl<'a> Job<'a> {
+    fn new(product: Product<'a>) -> Self {
+        let Product { x, rows, weights, out, onto } = product;
+        assert!(rows.end <= x.n_rows(), "rows {rows:?} of {}", x.n_rows());
+        assert_eq!(weights.n_cols(), x.n_cols(), "columns of weights and activations");
+        assert_eq!(out.len(), weights.n_rows() * rows.len(), "outputs of a product");
+        let (out, first_row) = (SharedSlice::new(out), rows.start);
+        Self { weights, out, blocks: x.blocks(rows).collect(), first_row, onto }
+    }
+
+    #[inline(always)]
+    fn compute_tile(
+        &self,
+        kernel: TileKernel,
+        tile_idx: usize,
+        store: impl Fn(&mut [f32], &[f32; TILE_ROWS]),
+    ) {
+        let n_outputs = self.weights.n_rows();
+        let first_output = tile_idx * TILE_ROWS;
+        let n_lanes = TILE_ROWS.min(n_outputs - first_output);
+        let tile = (self.weights.layout(), self.weights.tile(tile_idx));
+        for_each_token(kernel, tile, &self.blocks, |row_idx, sums| {
+            let at = (row_idx - self.first_row) * n_outputs + first_output;
+            // SAFETY: a tile's outputs for a row belong to the one task that has the tile.
+            let out = unsafe { self.out.take(at, n_lanes) };
+            store(out, sums);
+        });
+    }
 }
 
 fn find_tile<'a, 'b>(jobs: &'b [Job<'a>], mut flat_idx: usize) -> (&'b Job<'a>, usize) {

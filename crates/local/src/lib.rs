@@ -21,10 +21,11 @@ use std::sync::Arc;
 
 use rapport_engine::{Engine, EngineConfig};
 use rapport_kernels::Compute;
+use rapport_model::adapter::AdapterError;
 use rapport_model::chat_template::{ChatTemplate, TemplateError, TemplateTokens};
 use rapport_model::gguf::{Gguf, GgufError};
 use rapport_model::tokenizer::{Tokenizer, TokenizerError, Vocabulary};
-use rapport_model::{LoadError, Transformer};
+use rapport_model::{AdapterFile, LoadError, PackedAdapter, Transformer};
 use rapport_types::{
     BuildId, Control, EventSink, Generate, GenerateError, ModelInfo, Request, TextToken,
 };
@@ -49,6 +50,8 @@ pub enum LocalError {
     Tokenizer { file: String, source: TokenizerError },
     #[error("{file}: {source}")]
     Template { file: String, source: TemplateError },
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     #[error("{file}: tokenizer has {n_tokens} tokens and the model {n_vocab}")]
     Vocabulary { file: String, n_tokens: usize, n_vocab: usize },
 }
@@ -65,15 +68,39 @@ pub(crate) struct Language {
 pub struct LocalModel {
     info: ModelInfo,
     language: Arc<Language>,
+    adapter: Option<Arc<PackedAdapter>>,
     driver: Driver,
 }
 
+/// How to run a model; the default is as [`LocalModel::load`] does it.
+#[derive(Debug)]
+pub struct LocalOptions {
+    /// Tokens of all conversations together that stay in memory.
+    pub kv_tokens: usize,
+    /// What is added to the model, live.
+    pub adapter: Option<AdapterFile>,
+}
+
+impl Default for LocalOptions {
+    fn default() -> Self {
+        Self { kv_tokens: DEFAULT_KV_TOKENS, adapter: None }
+    }
+}
+
 impl LocalModel {
-    /// Loads a model file and starts its engine thread.
+    /// As [`LocalModel::open`], with all options but one as they are by default.
     ///
     /// # Errors
     /// If the file is not a model that Rapport can run.
     pub fn load(path: &Path, compute: Compute, kv_tokens: usize) -> Result<Self, LocalError> {
+        Self::open(path, compute, &LocalOptions { kv_tokens, ..LocalOptions::default() })
+    }
+
+    /// Loads a model file with what is added to it, and starts its engine thread.
+    ///
+    /// # Errors
+    /// If the file is not a model that Rapport can run, or the adapter belongs to another.
+    pub fn open(path: &Path, compute: Compute, options: &LocalOptions) -> Result<Self, LocalError> {
         let file = || path.display().to_string();
         let gguf = Gguf::open(path)?;
         let metadata = gguf.metadata();
@@ -87,8 +114,13 @@ impl LocalModel {
         let tokenizer = Tokenizer::new(&vocabulary)
             .map_err(|source| LocalError::Tokenizer { file: file(), source })?;
         // Before the weights are read, which lets go of the file's pages one after another.
-        let build = build_id(&gguf, path);
+        let mut build = build_id(&gguf, path);
         let model = Transformer::load(&gguf, &compute)?;
+        let adapter = options.adapter.as_ref().map(|file| {
+            build.adapter = file.short_hash();
+            model.pack_adapter(&compute, file).map(Arc::new)
+        });
+        let adapter = adapter.transpose()?;
         if tokenizer.n_vocab() != model.n_vocab() {
             return Err(LocalError::Vocabulary {
                 file: file(),
@@ -105,7 +137,7 @@ impl LocalModel {
         drop(gguf);
 
         let config = EngineConfig {
-            kv_tokens,
+            kv_tokens: options.kv_tokens,
             // Who asks for how much is for whoever is in front to say.
             max_waiting_per_user: EngineConfig::default().max_waiting,
             ..EngineConfig::default()
@@ -121,6 +153,7 @@ impl LocalModel {
                 slots,
                 grammars: constrain::Grammars::default(),
             }),
+            adapter,
             driver: Driver::start(engine),
         })
     }
@@ -132,7 +165,8 @@ impl Generate for LocalModel {
     }
 
     fn start(&self, request: Request, sink: EventSink) -> Result<Control, GenerateError> {
-        let job = reply::prepare(&self.language, &self.info, request, sink)?;
+        let adapted = (&self.info, self.adapter.clone());
+        let job = reply::prepare(&self.language, adapted, request, sink)?;
         self.driver.submit(job)
     }
 

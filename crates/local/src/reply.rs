@@ -6,6 +6,7 @@ use rapport_engine::{
     CacheKey, CacheScope, Constraint, Ending, EngineEvent, EngineRequest, Phase, SubmitError,
     UserKey,
 };
+use rapport_model::PackedAdapter;
 use rapport_model::chat_template::{CivilTime, Conversation, TemplateError};
 use rapport_model::tokenizer::{ControlText, Segment, Start, StreamDecoder, Tokenizer, Trust};
 use rapport_types::{
@@ -139,7 +140,7 @@ impl Constraint for Until {
 /// Turns a conversation into a request for the engine.
 pub(crate) fn prepare(
     language: &Arc<Language>,
-    info: &ModelInfo,
+    (info, adapter): (&ModelInfo, Option<Arc<PackedAdapter>>),
     request: Request,
     sink: EventSink,
 ) -> Result<Job, GenerateError> {
@@ -259,7 +260,8 @@ pub(crate) fn prepare(
             seed,
             user: UserKey(u64::from_le_bytes(user)),
             priority: request.caller.priority,
-            cache: CacheScope { key: CacheKey(request.caller.key), shared: None },
+            cache: CacheScope { key: CacheKey(request.caller.key), ..CacheScope::default() },
+            adapter,
         },
     })
 }

@@ -23,7 +23,8 @@
 //! **whoever applies an adapter to weights in a GGUF's order permutes `lora_b` of `q` and `k`**:
 //! [`neighbour_row`] says where a row goes.
 //!
-//! What is not here: applying an adapter (the engine), making one (`rapport-train`).
+//! What is not here: llama.cpp's form ([`crate::AdapterFile`] reads all three), applying an adapter
+//! ([`crate::PackedAdapter`]), making one (`rapport-train`).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -32,9 +33,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use rapport_kernels::PackError;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use crate::gguf::GgufError;
 
 /// The name of a routed adapter's file in its folder.
 pub const ROUTED_FILE: &str = "adapter.safetensors";
@@ -43,8 +47,8 @@ pub const ROUTED_FORMAT: &str = "rapport-routed-lora";
 /// The version of the routed form that is written; others are refused.
 pub const ROUTED_VERSION: &str = "1";
 
-const DENSE_WEIGHTS: &str = "adapter_model.safetensors";
-const DENSE_CONFIG: &str = "adapter_config.json";
+pub(crate) const DENSE_WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const DENSE_CONFIG: &str = "adapter_config.json";
 
 /// A linear of a layer that an adapter adds to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -208,6 +212,22 @@ pub enum AdapterError {
         "layer {layer_idx}: the adapter's router reads {found} numbers, the model has {expected}"
     )]
     RouterShape { layer_idx: usize, found: usize, expected: usize },
+    #[error(
+        "{}: tensor `{tensor}` has the shape {found:?}, where this model needs {expected:?}: the \
+         adapter belongs to another model",
+        file.display()
+    )]
+    OtherModel { file: PathBuf, tensor: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error(
+        "{}: tensor `{tensor}` adds to a layer that this model does not have: the adapter belongs \
+         to another model",
+        file.display()
+    )]
+    NoSuchLayer { file: PathBuf, tensor: String },
+    #[error("{}: {source}", file.display())]
+    Gguf { file: PathBuf, source: Box<GgufError> },
+    #[error("{}: tensor `{tensor}`: {source}", file.display())]
+    Pack { file: PathBuf, tensor: String, source: PackError },
     #[error("a routed adapter has no form in peft's layout: save it as {ROUTED_FILE}")]
     NotDense,
 }
@@ -411,7 +431,7 @@ fn no_bias() -> String {
     "none".to_owned()
 }
 
-fn dense_name(layer_idx: usize, linear: Linear, half: char) -> String {
+pub(crate) fn dense_name(layer_idx: usize, linear: Linear, half: char) -> String {
     format!(
         "base_model.model.model.layers.{layer_idx}.{}.{}.lora_{half}.weight",
         linear.peft_module(),
@@ -558,15 +578,19 @@ impl TensorFile<'_> {
     }
 }
 
-fn read_file(file: &Path) -> Result<Vec<u8>, AdapterError> {
+pub(crate) fn read_file(file: &Path) -> Result<Vec<u8>, AdapterError> {
     fs::read(file).map_err(|source| AdapterError::Io { file: file.into(), source })
 }
 
 fn load_routed(file: &Path) -> Result<Adapter, AdapterError> {
-    let bytes = read_file(file)?;
+    parse_routed(file, &read_file(file)?)
+}
+
+/// Reads a routed adapter that is in memory; errors call it `file`.
+pub(crate) fn parse_routed(file: &Path, bytes: &[u8]) -> Result<Adapter, AdapterError> {
     let container = |source| AdapterError::Container { file: file.into(), source };
-    let tensors = SafeTensors::deserialize(&bytes).map_err(container)?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(container)?;
+    let tensors = SafeTensors::deserialize(bytes).map_err(container)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(container)?;
     let metadata = header.metadata().clone().unwrap_or_default();
     let header_error = |key, expected| {
         let found = metadata.get(key).map_or_else(|| "missing".to_owned(), |x| format!("`{x}`"));

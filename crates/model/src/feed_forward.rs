@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rapport_kernels::{Activation, Activations, Compute, ExpertRows, PackedExperts, Routes};
+use rapport_kernels::{Activation, Activations, Compute, ExpertRows, Onto, PackedExperts, Routes};
 
 use crate::architecture::{Architecture, Experts};
 use crate::error::LoadError;
 use crate::linear::Linear;
 use crate::load::Loader;
+use crate::packed_adapter::{Additions, Group};
 
 pub(crate) struct FeedForwardLayer {
     dense: Option<Dense>,
@@ -78,6 +79,20 @@ impl ExpertLoad {
         self.counts().iter().map(over_mean).collect()
     }
 
+    /// Counts for each token the experts that it gives weight to.
+    pub(crate) fn record_gates<'g>(
+        &self,
+        layer_idx: usize,
+        tokens: impl Iterator<Item = &'g [f32]>,
+    ) {
+        let counts = &self.counts[layer_idx * self.n_experts..][..self.n_experts];
+        for gates in tokens {
+            for (count, gate) in counts.iter().zip(gates) {
+                count.fetch_add(u64::from(*gate != 0.0), Ordering::Relaxed);
+            }
+        }
+    }
+
     fn record(&self, layer_idx: usize, rows: &ExpertRows) {
         for (expert_idx, n_tokens) in rows.loads() {
             let count = &self.counts[layer_idx * self.n_experts + expert_idx];
@@ -138,6 +153,11 @@ impl FeedForwardLayer {
         dense + mixture
     }
 
+    /// The branch that every token goes through: its gate, up and down.
+    pub(crate) fn dense(&self) -> Option<[&Linear; 3]> {
+        self.dense.as_ref().map(|dense| [&dense.gate, &dense.up, &dense.down])
+    }
+
     /// Adds the branches' outputs to `out`.
     ///
     /// # Shapes
@@ -147,15 +167,16 @@ impl FeedForwardLayer {
         compute: &Compute,
         x: &Activations,
         scratch: &mut FeedForwardScratch,
-        load: (usize, Option<&ExpertLoad>),
+        (mut additions, load): (Additions<'_>, Option<&ExpertLoad>),
         out: &mut [f32],
     ) {
+        let layer_idx = additions.layer_idx;
         if let Some(dense) = &self.dense {
-            dense.apply_add(compute, self.activation, x, scratch, out);
+            dense.apply_add(compute, self.activation, x, (scratch, &mut additions), out);
         }
         if let Some(mixture) = &self.mixture {
             mixture.apply_add(compute, self.activation, x, scratch, out);
-            if let (layer_idx, Some(load)) = load {
+            if let Some(load) = load {
                 load.record(layer_idx, &scratch.rows);
             }
         }
@@ -168,15 +189,17 @@ impl Dense {
         compute: &Compute,
         activation: Activation,
         x: &Activations,
-        s: &mut FeedForwardScratch,
+        (s, additions): (&mut FeedForwardScratch, &mut Additions<'_>),
         out: &mut [f32],
     ) {
         let inner = self.gate.weight.n_rows();
         s.gate.resize(x.n_rows() * inner, 0.0); // (T, F)
         s.up.resize(x.n_rows() * inner, 0.0); // (T, F)
-        Linear::apply(compute, x, [(&self.gate, &mut s.gate), (&self.up, &mut s.up)]);
+        let layers = [(&self.gate, &mut *s.gate), (&self.up, &mut *s.up)];
+        additions.apply(compute, Group::IntoFeedForward, x, Onto::Nothing, layers);
         compute.gate_mul(activation, &s.gate, &s.up, inner, &mut s.inner);
-        self.down.apply_add(compute, &s.inner, out);
+        let layers = [(&self.down, out)];
+        additions.apply(compute, Group::OutOfFeedForward, &s.inner, Onto::WhatIsThere, layers);
     }
 }
 

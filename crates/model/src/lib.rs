@@ -16,14 +16,18 @@ pub mod gguf;
 pub mod quantize;
 pub mod tokenizer;
 
+mod adapter_file;
 mod architecture;
 mod error;
 mod feed_forward;
 mod linear;
 mod load;
+mod packed_adapter;
 mod transformer;
 
+pub use adapter_file::{AdapterFile, RowOrder};
 pub use architecture::{Architecture, Experts, FeedForward, PostNorms, QueryKeyNorm, Sliding};
 pub use error::LoadError;
 pub use feed_forward::ExpertLoad;
+pub use packed_adapter::PackedAdapter;
 pub use transformer::{Batch, BatchSequence, Logits, Scratch, Transformer};

@@ -28,18 +28,12 @@ impl Linear {
         }
     }
 
-    /// Adds what the layer gives to `out`: a projection back into the residual stream.
-    pub(crate) fn apply_add(&self, compute: &Compute, x: &Activations, out: &mut [f32]) {
-        compute.matmul_add(x, &self.weight, out);
-        self.add_bias(out);
-    }
-
     /// Bytes that the layer reads.
     pub(crate) fn n_bytes(&self) -> usize {
         self.weight.n_bytes()
     }
 
-    fn add_bias(&self, out: &mut [f32]) {
+    pub(crate) fn add_bias(&self, out: &mut [f32]) {
         if let Some(bias) = &self.bias {
             for row in out.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);

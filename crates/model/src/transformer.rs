@@ -5,14 +5,17 @@
 
 use std::sync::Arc;
 
-use rapport_kernels::{Activations, Compute, KvPage, PAGE_TOKENS, PackedMatrix, Rope, Span};
+use rapport_kernels::{Activations, Compute, KvPage, Onto, PAGE_TOKENS, PackedMatrix, Rope, Span};
 
+use crate::adapter::AdapterError;
+use crate::adapter_file::AdapterFile;
 use crate::architecture::{Architecture, QueryKeyNorm};
 use crate::error::LoadError;
 use crate::feed_forward::{ExpertLoad, FeedForwardLayer, FeedForwardScratch};
 use crate::gguf::Gguf;
 use crate::linear::Linear;
 use crate::load::Loader;
+use crate::packed_adapter::{AdapterScratch, Additions, Group, PackedAdapter, Run};
 
 /// A model's weights, packed for the processor.
 pub struct Transformer {
@@ -56,6 +59,8 @@ pub struct BatchSequence<'a> {
     pub pages: &'a mut [Arc<KvPage>],
     /// Which of the new tokens' logits are wanted.
     pub logits: Logits,
+    /// What is added to the model for this sequence; packed for this model.
+    pub adapter: Option<&'a PackedAdapter>,
 }
 
 /// Which logits a pass returns.
@@ -83,6 +88,7 @@ pub struct Scratch {
     /// What half a layer adds to the residual stream, where that is normed first.
     branch: Vec<f32>,
     feed_forward: FeedForwardScratch,
+    adapters: AdapterScratch,
     angles: Vec<Vec<[f32; 2]>>,
     sliding_angles: Vec<Vec<[f32; 2]>>,
     logits: Vec<f32>,
@@ -125,6 +131,19 @@ impl Transformer {
     /// V
     pub fn n_vocab(&self) -> usize {
         self.n_vocab
+    }
+
+    /// Makes an adapter ready to be applied to this model.
+    ///
+    /// # Errors
+    /// If it belongs to another model, or memory runs out.
+    pub fn pack_adapter(
+        &self,
+        compute: &Compute,
+        file: &AdapterFile,
+    ) -> Result<PackedAdapter, AdapterError> {
+        let layers: Vec<_> = self.layers.iter().map(Layer::linears).collect();
+        PackedAdapter::pack(compute, file, &self.architecture, &layers)
     }
 
     /// How evenly the experts of a mixture are used; goes on counting while it is held.
@@ -178,16 +197,26 @@ impl Transformer {
             fill_angles(batch, &sliding.rope, &mut s.sliding_angles);
         }
 
+        let runs = adapter_runs(batch);
+        s.adapters.make_room(&runs);
         for (layer_idx, layer) in self.layers.iter().enumerate() {
-            self.attend(compute, batch, layer_idx, s);
+            self.attend(compute, batch, (layer_idx, &runs), s);
 
             compute.rms_norm(&s.residual, &layer.feed_forward_norm, epsilon, &mut s.normed);
-            let load = (layer_idx, self.expert_load.as_deref());
+            let load = self.expert_load.as_deref();
             let scale = architecture.post_norms.and_then(|norms| norms.feed_forward_scale);
             let post_norm = layer.feed_forward_post_norm.as_deref();
             let mut branch = Branch { post_norm, scale, epsilon, room: &mut s.branch };
             branch.add(compute, &mut s.residual, |out| {
-                layer.feed_forward.apply_add(compute, &s.normed, &mut s.feed_forward, load, out);
+                let additions = Additions { layer_idx, runs: &runs, room: &mut s.adapters };
+                let feed_forward = &mut s.feed_forward;
+                layer.feed_forward.apply_add(
+                    compute,
+                    &s.normed,
+                    feed_forward,
+                    (additions, load),
+                    out,
+                );
             });
         }
 
@@ -209,7 +238,13 @@ impl Transformer {
     }
 
     /// The first half of a layer.
-    fn attend(&self, compute: &Compute, batch: &mut Batch<'_>, layer_idx: usize, s: &mut Scratch) {
+    fn attend(
+        &self,
+        compute: &Compute,
+        batch: &mut Batch<'_>,
+        (layer_idx, runs): (usize, &[Run<'_>]),
+        s: &mut Scratch,
+    ) {
         let layer = &self.layers[layer_idx];
         let shape = self.architecture.attention;
         let epsilon = self.architecture.norm_epsilon;
@@ -227,7 +262,8 @@ impl Transformer {
             (&layer.key, &mut *s.keys),
             (&layer.value, &mut *s.values),
         ];
-        Linear::apply(compute, &s.normed, projections);
+        let mut additions = Additions { layer_idx, runs, room: &mut s.adapters };
+        additions.apply(compute, Group::IntoAttention, &s.normed, Onto::Nothing, projections);
         if let Some([query_norm, key_norm]) = &layer.query_key_norms {
             compute.rms_norm_heads(&mut s.queries, heads, query_norm, epsilon);
             compute.rms_norm_heads(&mut s.keys, kv_heads, key_norm, epsilon);
@@ -240,12 +276,23 @@ impl Transformer {
         let post_norm = layer.attention_post_norm.as_deref();
         let mut branch = Branch { post_norm, scale: None, epsilon, room: &mut s.branch };
         branch.add(compute, &mut s.residual, |out| {
-            layer.attention_output.apply_add(compute, &s.attended, out);
+            let layers = [(&layer.attention_output, out)];
+            let onto = Onto::WhatIsThere;
+            additions.apply(compute, Group::OutOfAttention, &s.attended, onto, layers);
         });
     }
 }
 
 impl Layer {
+    /// What an adapter can add to, by [`crate::adapter::Linear::ALL`].
+    fn linears(&self) -> [Option<&PackedMatrix>; 7] {
+        let attention = [&self.query, &self.key, &self.value, &self.attention_output];
+        let [query, key, value, output] = attention.map(|linear| Some(&linear.weight));
+        let dense = self.feed_forward.dense();
+        let [gate, up, down] = [0, 1, 2].map(|part| dense.map(|dense| &dense[part].weight));
+        [query, key, value, output, gate, up, down]
+    }
+
     fn load(
         load: &Loader<'_>,
         architecture: &Architecture,
@@ -323,6 +370,25 @@ fn fill_angles(batch: &Batch<'_>, rope: &Rope, angles: &mut Vec<Vec<[f32; 2]>>) 
     for (position, angles) in positions.zip(angles) {
         rope.angles(position as u32, angles);
     }
+}
+
+/// Rows of a batch that have the same adapter, one after another.
+fn adapter_runs<'a>(batch: &Batch<'a>) -> Vec<Run<'a>> {
+    let mut runs: Vec<Run<'a>> = Vec::new();
+    let mut first_row = 0;
+    for sequence in &batch.sequences {
+        let end_row = first_row + sequence.tokens.len();
+        if let Some(adapter) = sequence.adapter {
+            match runs.last_mut() {
+                Some(run) if run.rows.end == first_row && std::ptr::eq(run.adapter, adapter) => {
+                    run.rows.end = end_row;
+                }
+                _ => runs.push(Run { adapter, rows: first_row..end_row }),
+            }
+        }
+        first_row = end_row;
+    }
+    runs
 }
 
 fn write_pages(

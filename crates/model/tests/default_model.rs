@@ -79,8 +79,13 @@ fn perplexity_and_first_choices_agree_with_llama_cpp() {
             .collect();
         for (chunk_idx, chunk) in tokens.chunks(64).enumerate() {
             let position = chunk_idx * 64;
-            let sequence =
-                BatchSequence { tokens: chunk, position, pages: &mut pages, logits: Logits::All };
+            let sequence = BatchSequence {
+                tokens: chunk,
+                position,
+                pages: &mut pages,
+                logits: Logits::All,
+                adapter: None,
+            };
             let mut batch = Batch { sequences: vec![sequence] };
             let rows = model.forward(&compute, &mut batch, &mut scratch);
             for (row, position) in rows.chunks_exact(model.n_vocab()).zip(position..) {

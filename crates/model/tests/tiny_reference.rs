@@ -61,6 +61,7 @@ fn log_probs(compute: &Compute, model: &Transformer, tokens: &[u32], chunks: &[u
             position,
             pages: &mut pages,
             logits: Logits::All,
+            adapter: None,
         };
         let mut batch = Batch { sequences: vec![sequence] };
         let logits = model.forward(compute, &mut batch, &mut scratch);
@@ -174,7 +175,8 @@ fn last_logits(
     for ((tokens, n_context), pages) in sequences.iter().zip(&mut all_pages) {
         if *n_context > 0 {
             let tokens = &tokens[..*n_context];
-            let sequence = BatchSequence { tokens, position: 0, pages, logits: Logits::None };
+            let sequence =
+                BatchSequence { tokens, position: 0, pages, logits: Logits::None, adapter: None };
             model.forward(compute, &mut Batch { sequences: vec![sequence] }, &mut scratch);
         }
     }
@@ -184,7 +186,13 @@ fn last_logits(
         let sequences = in_batch
             .map(|(idx, pages)| {
                 let (tokens, position) = sequences[idx];
-                BatchSequence { tokens: &tokens[position..], position, pages, logits: Logits::Last }
+                BatchSequence {
+                    tokens: &tokens[position..],
+                    position,
+                    pages,
+                    logits: Logits::Last,
+                    adapter: None,
+                }
             })
             .collect();
         let logits = model.forward(compute, &mut Batch { sequences }, &mut scratch);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rapport_cli::pull::Paths;
 use rapport_engine::{
-    CacheKey, CacheScope, Engine, EngineConfig, EngineEvent, EngineRequest, Phase, UserKey,
+    CacheScope, Engine, EngineConfig, EngineEvent, EngineRequest, Phase, UserKey,
 };
 use rapport_types::Sampling;
 use serde_json::json;
@@ -87,7 +87,7 @@ fn once(subject: Subject, n_streams: usize) -> (Subject, Run) {
         max_draft_tokens: 0,
         ..EngineConfig::default()
     };
-    let Subject { name, compute, model } = subject;
+    let Subject { name, compute, model, adapter } = subject;
     let mut engine = Engine::new(model, compute, config);
     for (stream_idx, prompt) in prompts.into_iter().enumerate() {
         let answer = Phase {
@@ -104,7 +104,8 @@ fn once(subject: Subject, n_streams: usize) -> (Subject, Run) {
             seed: 0,
             user: UserKey(stream_idx as u64),
             priority: 0,
-            cache: CacheScope { key: CacheKey::default(), shared: None },
+            cache: CacheScope::default(),
+            adapter: adapter.clone(),
         };
         engine.submit(request).expect("a request that fits");
     }
@@ -125,5 +126,5 @@ fn once(subject: Subject, n_streams: usize) -> (Subject, Run) {
     let reading = reading.unwrap_or(total);
     let run = Run { reading, writing: total.saturating_sub(reading) };
     let (model, compute) = engine.into_parts();
-    (Subject { name, compute, model }, run)
+    (Subject { name, compute, model, adapter }, run)
 }

@@ -10,10 +10,11 @@ mod prefix;
 mod speed;
 
 use std::io::Write;
+use std::sync::Arc;
 
 use rapport_kernels::Compute;
-use rapport_model::Transformer;
 use rapport_model::gguf::Gguf;
+use rapport_model::{PackedAdapter, Transformer};
 
 pub(crate) use options::BenchOptions;
 use options::{BenchKind, CommonOptions};
@@ -39,6 +40,7 @@ struct Subject {
     name: String,
     compute: Compute,
     model: Transformer,
+    adapter: Option<Arc<PackedAdapter>>,
 }
 
 impl Subject {
@@ -47,7 +49,9 @@ impl Subject {
         let compute = options.compute.compute();
         let model = Transformer::load(&Gguf::open(&path)?, &compute)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, compute, model })
+        let adapter = options.adapter.open()?;
+        let adapter = adapter.map(|file| model.pack_adapter(&compute, &file)).transpose()?;
+        Ok(Self { name, compute, model, adapter: adapter.map(Arc::new) })
     }
 
     /// The lines that every table begins with.

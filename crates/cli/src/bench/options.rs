@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use clap::{Args, Subcommand, ValueEnum};
 use rapport_cli::pull::DEFAULT_MODEL;
 
-use crate::options::ComputeOptions;
+use crate::options::{AdapterOptions, ComputeOptions};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchOptions {
@@ -37,6 +37,8 @@ pub(super) struct CommonOptions {
     /// Runs, of which the median counts
     #[arg(long, default_value = "5")]
     pub(super) runs: NonZeroUsize,
+    #[command(flatten)]
+    pub(super) adapter: AdapterOptions,
     #[command(flatten)]
     pub(super) compute: ComputeOptions,
 }

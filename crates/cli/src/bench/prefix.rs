@@ -1,15 +1,17 @@
 //! How long a returning conversation waits for its first token.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::ensure;
 use rapport_cli::pull::Paths;
 use rapport_engine::{
-    CacheKey, CacheScope, CachedTokens, DiskConfig, Engine, EngineConfig, EngineEvent,
-    EngineRequest, Phase, UserKey,
+    CacheScope, CachedTokens, DiskConfig, Engine, EngineConfig, EngineEvent, EngineRequest, Phase,
+    UserKey,
 };
 use rapport_kernels::PAGE_TOKENS;
+use rapport_model::PackedAdapter;
 use rapport_types::Sampling;
 use serde_json::json;
 
@@ -44,7 +46,8 @@ pub(super) fn run(
             before.iter().copied().chain(message).collect()
         };
         let (next, other_next) = (turn(0), turn(1_000));
-        let engine = |Subject { name, compute, model }| -> anyhow::Result<(String, Engine)> {
+        let adapter = subject.adapter.clone();
+        let engine = |Subject { name, compute, model, .. }| -> anyhow::Result<(String, Engine)> {
             let kv_tokens = 2 * (n_before + N_NEW + PAGE_TOKENS);
             let config = EngineConfig { kv_tokens, ..EngineConfig::default() };
             let mut engine = Engine::new(model, compute, config);
@@ -56,17 +59,17 @@ pub(super) fn run(
             Ok((name, engine))
         };
         let (name, mut first) = engine(subject)?;
-        let (cold_ms, _) = first_token(&mut first, &before);
+        let (cold_ms, _) = first_token(&mut first, adapter.as_ref(), &before);
         // Writing to disk goes on beside; people take longer to answer than that.
         first.flush_disk();
-        let (memory_ms, found) = first_token(&mut first, &next);
+        let (memory_ms, found) = first_token(&mut first, adapter.as_ref(), &next);
         ensure!(found.memory > 0, "nothing was found in memory");
         let (model, compute) = first.into_parts();
-        let (name, mut second) = engine(Subject { name, compute, model })?;
-        let (disk_ms, found) = first_token(&mut second, &other_next);
+        let (name, mut second) = engine(Subject { name, compute, model, adapter: None })?;
+        let (disk_ms, found) = first_token(&mut second, adapter.as_ref(), &other_next);
         ensure!(found.disk > 0, "nothing was found on disk");
         let (model, compute) = second.into_parts();
-        subject = Subject { name, compute, model };
+        subject = Subject { name, compute, model, adapter };
         if run_idx > 0 {
             cold.push(cold_ms);
             memory.push(memory_ms);
@@ -97,7 +100,11 @@ pub(super) fn run(
 }
 
 /// Milliseconds to the first token, and what was not computed again.
-fn first_token(engine: &mut Engine, prompt: &[u32]) -> (f64, CachedTokens) {
+fn first_token(
+    engine: &mut Engine,
+    adapter: Option<&Arc<PackedAdapter>>,
+    prompt: &[u32],
+) -> (f64, CachedTokens) {
     let answer = Phase {
         opening: Vec::new(),
         stop_tokens: Vec::new(),
@@ -112,7 +119,8 @@ fn first_token(engine: &mut Engine, prompt: &[u32]) -> (f64, CachedTokens) {
         seed: 0,
         user: UserKey::default(),
         priority: 0,
-        cache: CacheScope { key: CacheKey::default(), shared: None },
+        cache: CacheScope::default(),
+        adapter: adapter.cloned(),
     };
     let start = Instant::now();
     engine.submit(request).expect("a request that fits");

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod adapters;
 mod architectures;
 mod cache;
 mod draft;

@@ -59,6 +59,7 @@ pub(crate) fn request(prompt: Vec<u32>, max_tokens: u32) -> EngineRequest {
         user: UserKey::default(),
         priority: 0,
         cache: CacheScope::default(),
+        adapter: None,
     }
 }
 
@@ -69,7 +70,7 @@ pub(crate) fn sampled() -> Sampling {
 }
 
 pub(crate) fn scope(name: u8) -> CacheScope {
-    CacheScope { key: CacheKey([name; 32]), shared: None }
+    CacheScope { key: CacheKey([name; 32]), ..CacheScope::default() }
 }
 
 /// Panics at the given token.
