@@ -10,4 +10,5 @@ mod harness;
 mod messages;
 mod responses;
 mod tools;
+mod web;
 mod xai;
