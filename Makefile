@@ -1,10 +1,10 @@
-# `make run` brings the default model, builds, and talks. `make test` passes every test.
+# `make run` brings the default model, builds, and opens the assistant at a local address. `make test` passes every test.
 
 CARGO ?= cargo
 
 .PHONY: run chat serve web test bench check model build
 
-build:
+build: web
 	$(CARGO) build --release --locked -p rapport-cli
 
 model: build
@@ -17,7 +17,7 @@ web: web/node_modules/.package-lock.json
 web/node_modules/.package-lock.json: web/package-lock.json
 	cd web && npm ci
 
-run: chat
+run: serve
 
 chat: model
 	./target/release/rapport chat

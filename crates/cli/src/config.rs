@@ -132,6 +132,41 @@ const SETTINGS: &[Setting] = &[
         check: |_| Ok(()),
     },
     Setting {
+        key: "serve.admin_key",
+        variable: "RAPPORT_ADMIN_KEY",
+        flag: None,
+        is_secret: true,
+        default: String::new,
+        check: |text| {
+            let is_long = text.is_empty() || text.chars().count() >= 16;
+            if is_long { Ok(()) } else { Err("it has fewer than 16 characters".to_owned()) }
+        },
+    },
+    Setting {
+        key: "serve.data",
+        variable: "RAPPORT_DATA",
+        flag: Some(("data", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.database",
+        variable: "RAPPORT_DATABASE",
+        flag: Some(("database", Some("serve"))),
+        is_secret: true,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.plans",
+        variable: "RAPPORT_PLANS",
+        flag: Some(("plans", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
         key: "hub.endpoint",
         variable: "HF_ENDPOINT",
         flag: None,

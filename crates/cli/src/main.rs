@@ -90,8 +90,9 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Config(ConfigCommand::Show { json }) => config.show(json, out)?,
         Command::Serve(options) => {
-            let api_key = config.get("serve.api_key").map(str::to_owned);
-            serve::run(options, api_key, &paths)?;
+            let key = |name| config.get(name).filter(|key| !key.is_empty()).map(str::to_owned);
+            let keys = serve::Keys { shared: key("serve.api_key"), admin: key("serve.admin_key") };
+            serve::run(options, keys, &paths)?;
         }
         Command::Train(options) => return train::run(&options, &paths, out),
         Command::Inspect { file } => files::inspect(&file, out)?,

@@ -45,6 +45,7 @@ impl Machine {
             cache: folder.path().join("cache"),
             user_catalog: folder.path().join("catalog.toml"),
             config: folder.path().join("config.toml"),
+            data: folder.path().join("data"),
             hub: HubSettings {
                 endpoint: Some(endpoint.to_owned()),
                 token: None,

@@ -103,6 +103,12 @@ pub(crate) fn plain() -> ModeChoice {
     ModeChoice { mode: Mode::Fast, reason }
 }
 
+/// The choice for a reply that was begun already.
+pub(crate) fn prefilled() -> ModeChoice {
+    let reason = "a reply that goes on has had its thoughts".to_owned();
+    ModeChoice { mode: Mode::Fast, reason }
+}
+
 /// The choice where a thought was wanted and the budget has no room for one.
 pub(crate) fn without_room(budget_tokens: u32, least_tokens: Option<u32>) -> ModeChoice {
     let reason = match least_tokens {

@@ -164,6 +164,9 @@ pub(crate) fn prepare(
     if request.prompt_form == PromptForm::Plain {
         choice = modes::plain();
     }
+    if request.prompt_form == PromptForm::Prefilled {
+        choice = modes::prefilled();
+    }
     let thinks = choice.mode == Mode::Thinking;
     let mut prompt = prompt(language, &request, thinks)?;
     let tokenizer = &language.tokenizer;
@@ -191,7 +194,7 @@ pub(crate) fn prepare(
             });
         }
         // No switch: only an empty thought keeps the model from starting one.
-        Some(style) if !style.has_switch && request.prompt_form == PromptForm::Conversation => {
+        Some(style) if !style.has_switch && request.prompt_form != PromptForm::Plain => {
             let open = if style.prompt_opens { "" } else { style.open };
             prompt.extend(structure(format!("{open}\n\n{}\n\n", style.close)));
         }
@@ -203,6 +206,10 @@ pub(crate) fn prepare(
             constraint: Some(Box::new(SlotForm::new(Arc::clone(&language.slots), form))),
         })),
         _ => {}
+    }
+
+    if let Some(begun) = beginning(&request) {
+        prompt.extend(tokenizer.encode(begun, Trust::Content));
     }
 
     let used = prompt.len() as u32
@@ -283,8 +290,12 @@ fn prompt(language: &Language, request: &Request, thinks: bool) -> Result<Vec<u3
         .then(|| tools::described(&request.messages, &request.tools));
     let callable = request.tools.callable().filter(|_| tells_tools);
     let offered: Vec<Tool> = callable.cloned().collect();
+    let messages = described.as_deref().unwrap_or(&request.messages);
+    // What is begun already stands behind the template's own beginning of a reply.
+    let n_whole = messages.len() - usize::from(beginning(request).is_some());
+    let messages = &messages[..n_whole];
     let conversation = Conversation {
-        messages: described.as_deref().unwrap_or(&request.messages),
+        messages,
         tools: &offered,
         add_generation_prompt: true,
         enable_thinking: Some(thinks),
@@ -300,6 +311,13 @@ fn prompt(language: &Language, request: &Request, thinks: bool) -> Result<Vec<u3
         })
         .collect();
     Ok(tokenizer.encode_prompt(&segments))
+}
+
+/// The beginning of the reply, where the request has it.
+fn beginning(request: &Request) -> Option<&str> {
+    let last = request.messages.last()?;
+    let is_begun = request.prompt_form == PromptForm::Prefilled && last.role == Role::Assistant;
+    is_begun.then_some(last.content.as_str())
 }
 
 /// Tokens of the prompt of a request, in the mode that it asks for.

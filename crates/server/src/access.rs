@@ -7,13 +7,14 @@
 use std::net::IpAddr;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
 use rapport_types::Caller;
 
 use crate::App;
+use crate::charge;
 use crate::error::ApiError;
 
 /// Where Anthropic's clients put the key.
@@ -24,19 +25,50 @@ pub(crate) async fn check_key(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if let Some(key) = &app.config.api_key {
-        let headers = request.headers();
-        let bearer = text(headers, &header::AUTHORIZATION)
-            .map(|value| value.strip_prefix("Bearer ").unwrap_or_default());
-        // One that is shown and wrong is refused, whatever the other says.
-        let mut shown = [bearer, text(headers, &API_KEY)].into_iter().flatten().peekable();
-        if shown.peek().is_none() || !shown.all(|shown| is_same(shown.trim(), key)) {
-            return Err(ApiError::bad_key());
+    let headers = request.headers();
+    let bearer = text(headers, &header::AUTHORIZATION)
+        .map(|value| value.strip_prefix("Bearer ").unwrap_or_default());
+    let shown: Vec<String> = [bearer, text(headers, &API_KEY)]
+        .into_iter()
+        .flatten()
+        .map(|key| key.trim().to_owned())
+        .collect();
+    let is_open = app.config.api_key.is_none() && !app.config.requires_key;
+    if shown.is_empty() && !is_open {
+        return Err(ApiError::bad_key());
+    }
+    let mut holder = None;
+    // One that is shown and wrong is refused, whatever the other says.
+    for shown in &shown {
+        if app.config.api_key.as_deref().is_some_and(|key| is_same(shown, key)) {
+            continue;
+        }
+        match &app.accounts {
+            Some(accounts) => {
+                let is_reading = request.method() == Method::GET;
+                let found = charge::holder(accounts, shown, is_reading).await?;
+                // Clients that must send some key send any to a server that asks for none.
+                if found.is_none() && !is_open {
+                    return Err(ApiError::bad_key());
+                }
+                holder = found.or(holder);
+            }
+            None if app.config.api_key.is_some() => return Err(ApiError::bad_key()),
+            None => {}
         }
     }
-    // One key is one caller.
-    request.extensions_mut().insert(Caller::default());
-    Ok(next.run(request).await)
+    let Some(holder) = holder else {
+        // The person at this machine, or the one key of the whole server.
+        request.extensions_mut().insert(Caller::default());
+        return Ok(next.run(request).await);
+    };
+    request.extensions_mut().insert(holder.caller);
+    let is_asking = request.method() == Method::POST;
+    let mut response = charge::for_holder(holder.clone(), next.run(request)).await;
+    if is_asking && let Some(accounts) = &app.accounts {
+        charge::tell_limits(accounts, &holder, response.headers_mut()).await;
+    }
+    Ok(response)
 }
 
 pub(crate) async fn check_origin(
@@ -78,7 +110,7 @@ fn without_port(host: &str) -> &str {
 }
 
 /// Takes as long wherever the difference is.
-fn is_same(shown: &str, key: &str) -> bool {
+pub(crate) fn is_same(shown: &str, key: &str) -> bool {
     let differences = shown.bytes().zip(key.bytes()).fold(0, |seen, (a, b)| seen | (a ^ b));
     shown.len() == key.len() && differences == 0
 }

@@ -19,11 +19,12 @@ pub(crate) struct ApiError {
     code: Option<&'static str>,
     param: Option<String>,
     message: String,
+    retry_after_s: Option<u64>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, code: None, param: None, message: message.into() }
+        Self { status, kind, code: None, param: None, message: message.into(), retry_after_s: None }
     }
 
     /// A field of the body that cannot be used.
@@ -133,6 +134,29 @@ impl ApiError {
         }
     }
 
+    /// A limit of a plan is reached.
+    pub(crate) fn limited(message: String, retry_after_s: u64) -> Self {
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
+        Self { code: Some("rate_limit_exceeded"), retry_after_s: Some(retry_after_s), ..error }
+    }
+
+    /// The key is right and does not open this.
+    pub(crate) fn closed_to_key(scope: &str) -> Self {
+        let message = format!("this key does not have the scope `{scope}`: use one that has");
+        Self::new(StatusCode::FORBIDDEN, "permission_error", message)
+    }
+
+    /// What is stored about people cannot be read or written now.
+    pub(crate) fn store_busy() -> Self {
+        let message = "the store of this server cannot answer now: try again";
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message);
+        Self { retry_after_s: Some(1), ..error }
+    }
+
+    pub(crate) fn field(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -192,8 +216,9 @@ impl From<GenerateError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let is_crowded = self.status == StatusCode::TOO_MANY_REQUESTS;
+        if let Some(seconds) = self.retry_after_s.or(is_crowded.then_some(1)) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(self);
         response

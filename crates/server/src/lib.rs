@@ -4,7 +4,10 @@
 //! turns its words into that and events back into its words. Whoever asks goes on reading, or the
 //! reply ends within a token and its place is free.
 //!
-//! What is not here: models, SQL, the environment, accounts.
+//! With [`Accounts`] it also knows people: `web/` is what the web app talks to, `charge.rs` counts
+//! what is used.
+//!
+//! What is not here: models, SQL, the environment.
 //!
 //! Start reading at [`Server`], then `openai/chat.rs` for the life of one request.
 
@@ -12,6 +15,7 @@ mod access;
 mod answer;
 mod anthropic;
 mod body;
+mod charge;
 mod connections;
 mod envelope;
 mod error;
@@ -24,6 +28,7 @@ mod openapi;
 mod replies;
 mod stored;
 mod wanted;
+mod web;
 mod xai;
 
 use std::net::SocketAddr;
@@ -45,8 +50,10 @@ use metrics::Metrics;
 use stored::Deferred;
 
 pub use body::MAX_BODY_BYTES;
+pub use charge::{Plan, Plans, Prices};
 pub use openapi::document as openapi_document;
 pub use stored::{MemoryResponses, Owner, ResponseStore, StoreError, StoredResponse};
+pub use web::{Accounts, AccountsConfig, Pages, Persona};
 
 /// How long replies may go on after the server was asked to end.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
@@ -61,6 +68,9 @@ pub struct ServerConfig {
     pub host_names: Vec<String>,
     /// What clients must show as `Authorization: Bearer KEY`; `None` asks for nothing.
     pub api_key: Option<String>,
+    /// Whether a request without a key is refused; else whoever reaches the address is the person at
+    /// this machine, and pays nothing.
+    pub requires_key: bool,
     /// How long replies may go on after the server was asked to end.
     pub drain: Duration,
 }
@@ -68,7 +78,13 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// For whoever is at this machine.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, host_names: Vec::new(), api_key: None, drain: DEFAULT_DRAIN }
+        Self {
+            address,
+            host_names: Vec::new(),
+            api_key: None,
+            requires_key: false,
+            drain: DEFAULT_DRAIN,
+        }
     }
 }
 
@@ -97,6 +113,8 @@ struct Shared {
     /// Of gRPC.
     deferred_calls: Deferred<grpc::GetChatCompletionResponse>,
     is_draining: AtomicBool,
+    /// People, where the server knows any.
+    accounts: Option<Arc<Accounts>>,
     /// Whether replies have to end now.
     ending: watch::Sender<bool>,
     /// Unix seconds, for `created` of models.
@@ -121,7 +139,7 @@ impl Server {
         generate: Arc<dyn Generate>,
     ) -> Result<Self, ServeError> {
         let address = config.address;
-        if !address.ip().is_loopback() && config.api_key.is_none() {
+        if !address.ip().is_loopback() && config.api_key.is_none() && !config.requires_key {
             return Err(ServeError::OpenToAll { address });
         }
         let listener = TcpListener::bind(address)
@@ -136,6 +154,7 @@ impl Server {
             deferred: Deferred::default(),
             deferred_calls: Deferred::default(),
             is_draining: AtomicBool::new(false),
+            accounts: None,
             ending: watch::Sender::new(false),
             started,
         };
@@ -156,6 +175,13 @@ impl Server {
         self
     }
 
+    /// Knows people: keys, plans and the web app.
+    #[must_use]
+    pub fn with_accounts(mut self, accounts: Accounts) -> Self {
+        self.app.accounts = Some(Arc::new(accounts));
+        self
+    }
+
     /// Where it listens: with the real port where 0 was asked for.
     ///
     /// # Errors
@@ -169,6 +195,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()> + Send) {
         let Self { listener, app } = self;
         let app = Arc::new(app);
+        let chores = web::start_chores(&app);
         let stop = async {
             stop.await;
             app.is_draining.store(true, Ordering::Release);
@@ -180,6 +207,7 @@ impl Server {
             // Whoever does not read even now is left behind.
             let _ = tokio::time::timeout(LAST_WORDS, ended).await;
         }
+        web::end(&app, chores).await;
     }
 }
 
@@ -204,12 +232,16 @@ fn router(app: App) -> Router {
         .route("/metrics", get(metrics))
         .merge(grpc::routes())
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), access::check_key));
+    let others = match &app.accounts {
+        Some(accounts) => web::routes(&app, accounts),
+        None => Router::new().fallback(|| async { error::ApiError::no_such_path() }),
+    };
     Router::new()
         .merge(protocols)
         .route("/openapi.json", get(openapi))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .fallback(|| async { error::ApiError::no_such_path() })
+        .merge(others)
         .method_not_allowed_fallback(|| async { error::ApiError::wrong_method() })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), access::check_origin))

@@ -8,9 +8,26 @@ use rapport_types::{FinishReason, Outcome};
 /// Upper bounds of the time to the first token, in milliseconds.
 const FIRST_TOKEN_MS: [u64; 8] = [10, 50, 100, 250, 500, 1_000, 2_500, 10_000];
 
+/// Some figures at one time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Totals {
+    pub(crate) running: u64,
+    pub(crate) waiting: u64,
+    pub(crate) pieces: u64,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     running: AtomicU64,
+    /// Of these, the ones whose prompt was not taken up yet.
+    waiting: AtomicU64,
+    /// Pieces of text that replies were told in, which are about tokens.
+    pieces: AtomicU64,
+    /// Of prompts that were taken up, whether or not their replies have ended.
+    begun_prompt_tokens: AtomicU64,
+    begun_cached_tokens: AtomicU64,
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
     generation_tokens: AtomicU64,
@@ -26,6 +43,35 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn begin(&self) {
         self.running.fetch_add(1, Ordering::Relaxed);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A prompt was taken up.
+    pub(crate) fn take_up(&self, prompt_tokens: u32, cached_tokens: u32) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.begun_prompt_tokens.fetch_add(u64::from(prompt_tokens), Ordering::Relaxed);
+        self.begun_cached_tokens.fetch_add(u64::from(cached_tokens), Ordering::Relaxed);
+    }
+
+    /// A reply has ended whose prompt was never taken up.
+    pub(crate) fn give_up(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn piece(&self) {
+        self.pieces.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The figures that are looked at while they change.
+    pub(crate) fn totals(&self) -> Totals {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Totals {
+            running: read(&self.running),
+            waiting: read(&self.waiting),
+            pieces: read(&self.pieces),
+            prompt_tokens: read(&self.begun_prompt_tokens),
+            cached_tokens: read(&self.begun_cached_tokens),
+        }
     }
 
     /// A reply ended; `None` is one that failed.
@@ -68,6 +114,7 @@ impl Metrics {
         };
         let one = |counter: &AtomicU64| [(String::new(), read(counter).to_string())];
         family("num_requests_running", "gauge", &one(&self.running));
+        family("num_requests_waiting", "gauge", &one(&self.waiting));
         family("prompt_tokens_total", "counter", &one(&self.prompt_tokens));
         family("prefix_cache_hits_total", "counter", &one(&self.cached_tokens));
         family("generation_tokens_total", "counter", &one(&self.generation_tokens));

@@ -10,6 +10,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
 use crate::App;
+use crate::charge::{self, Hold};
+use crate::error::ApiError;
 
 /// Replies to one request, numbered; dropping this ends those that still run.
 pub(crate) struct Replies {
@@ -31,14 +33,26 @@ impl Drop for Running {
 }
 
 /// Counts a reply until its last event, however it ends.
-struct Counted {
+pub(crate) struct Counted {
     app: App,
+    is_waiting: bool,
     is_over: bool,
 }
 
 impl Counted {
-    fn take(&mut self, event: &Event) {
+    pub(crate) fn begin(app: &App) -> Self {
+        app.metrics.begin();
+        Self { app: Arc::clone(app), is_waiting: true, is_over: false }
+    }
+
+    pub(crate) fn take(&mut self, event: &Event) {
         match event {
+            Event::Started { prompt_tokens, cached_tokens, .. } if self.is_waiting => {
+                self.is_waiting = false;
+                self.app.metrics.take_up(*prompt_tokens, *cached_tokens);
+                return;
+            }
+            Event::Thought(_) | Event::Text { .. } => return self.app.metrics.piece(),
             Event::Finished(outcome) => self.app.metrics.end(Some(outcome)),
             Event::Failed(_) => self.app.metrics.end(None),
             _ => return,
@@ -49,6 +63,9 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        if self.is_waiting {
+            self.app.metrics.give_up();
+        }
         if !self.is_over {
             self.app.metrics.end(None);
         }
@@ -64,34 +81,54 @@ impl Replies {
         app: &App,
         generate: &Arc<dyn Generate>,
         requests: Vec<Request>,
-    ) -> Result<Self, GenerateError> {
-        let n_running = requests.len();
+    ) -> Result<Self, ApiError> {
+        let mut charged = charge::hold(app, generate, requests).await?;
+        let n_running = charged.len();
         let ending = app.ending.subscribe();
         let (sender, events) = unbounded_channel();
         let (app, generate) = (Arc::clone(app), Arc::clone(generate));
         // Templates and tokenizers may take a while for a long prompt.
         let started = tokio::task::spawn_blocking(move || {
             let mut running = Running::default();
-            for (reply_idx, request) in requests.into_iter().enumerate() {
+            for (reply_idx, (request, hold)) in charged.drain(..).enumerate() {
                 let sender = sender.clone();
-                app.metrics.begin();
-                let mut counted = Counted { app: Arc::clone(&app), is_over: false };
-                running.0.push(generate.start(
+                let mut counted = Counted::begin(&app);
+                let (failed, mut hold) = (sender.clone(), hold);
+                let watched = hold.as_mut().map(Hold::watch);
+                let control = generate.start(
                     request,
                     Box::new(move |event| {
                         counted.take(&event);
+                        let is_last = matches!(event, Event::Finished(_) | Event::Failed(_));
+                        if is_last && let Some(hold) = hold.take() {
+                            // The client hears of the end when it is on disk.
+                            let sender = sender.clone();
+                            hold.settle_then(event, move |event| {
+                                let _ = sender.send((reply_idx, event));
+                            });
+                            return Reader::Listening;
+                        }
                         // A reply has at most as many events as tokens, so the queue has a bound.
                         match sender.send((reply_idx, event)) {
                             Ok(()) => Reader::Listening,
                             Err(_) => Reader::Gone,
                         }
                     }),
-                )?);
+                )?;
+                if let Some(watched) = watched {
+                    watched.keep(control.clone(), move |error| {
+                        let _ = failed.send((reply_idx, Event::Failed(error)));
+                    });
+                }
+                running.0.push(control);
             }
             Ok::<_, GenerateError>(running)
         });
         let reason = "the request could not be prepared".to_owned();
-        let running = started.await.map_err(|_| GenerateError::Internal { reason })??;
+        let running = started
+            .await
+            .map_err(|_| GenerateError::Internal { reason })?
+            .map_err(ApiError::from)?;
         Ok(Self { events, running, n_running, ending })
     }
 

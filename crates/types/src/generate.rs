@@ -92,6 +92,9 @@ pub enum PromptForm {
     /// Their contents as they are, one after the other; the reply goes on from there, and never
     /// thinks or calls tools.
     Plain,
+    /// As a conversation whose last message is the beginning of the reply, which goes on from there
+    /// without thinking.
+    Prefilled,
 }
 
 /// Who asks: what an engine shares its time fairly between, and whose computation it may reuse.

@@ -12,6 +12,8 @@ pub struct Paths {
     pub user_catalog: PathBuf,
     /// The user's settings, whether or not they exist.
     pub config: PathBuf,
+    /// Where a server keeps what it knows of people.
+    pub data: PathBuf,
     pub hub: HubSettings,
 }
 
@@ -43,6 +45,8 @@ impl Paths {
     /// - the cache: `RAPPORT_HOME`, or `rapport` in `XDG_CACHE_HOME` or `~/.cache`;
     /// - the user's catalogue and settings: `catalog.toml` and `config.toml` in `RAPPORT_HOME`, or
     ///   in `rapport` in `XDG_CONFIG_HOME` or `~/.config`;
+    /// - what a server keeps: `data` in `RAPPORT_HOME`, or `rapport` in `XDG_DATA_HOME` or
+    ///   `~/.local/share`;
     /// - the hub: `HF_ENDPOINT`, `HF_TOKEN`, and `HF_HOME` or `huggingface` in the cache folder.
     ///
     /// Empty variables count as unset, and relative XDG folders are ignored, as their
@@ -55,9 +59,13 @@ impl Paths {
             folder(name).filter(|path| path.is_absolute()).unwrap_or_else(|| home.join(default))
         };
         let cache_home = xdg("XDG_CACHE_HOME", ".cache");
-        let (cache, configuration) = match folder("RAPPORT_HOME") {
-            Some(folder) => (folder.clone(), folder),
-            None => (cache_home.join("rapport"), xdg("XDG_CONFIG_HOME", ".config").join("rapport")),
+        let (cache, configuration, data) = match folder("RAPPORT_HOME") {
+            Some(folder) => (folder.clone(), folder.clone(), folder.join("data")),
+            None => (
+                cache_home.join("rapport"),
+                xdg("XDG_CONFIG_HOME", ".config").join("rapport"),
+                xdg("XDG_DATA_HOME", ".local/share").join("rapport"),
+            ),
         };
         let hub_home = folder("HF_HOME").unwrap_or_else(|| cache_home.join("huggingface"));
         let endpoint = get("HF_ENDPOINT").and_then(|endpoint| endpoint.into_string().ok());
@@ -70,6 +78,7 @@ impl Paths {
             cache,
             user_catalog: configuration.join("catalog.toml"),
             config: configuration.join("config.toml"),
+            data,
             hub: HubSettings {
                 endpoint: endpoint.map(|address| address.trim_end_matches('/').to_owned()),
                 token: token.map(HubToken),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
-use rapport_server::{Server, ServerConfig};
+use rapport_server::{Accounts, AccountsConfig, Pages, Persona, Plans, Server, ServerConfig};
+use rapport_store::{Location, Store, UnixMs};
 use rapport_testkit::{Script, ScriptedEngine};
 use serde_json::{Value, json};
 
@@ -38,6 +39,58 @@ pub(crate) fn serve(config: ServerConfig, engine: ScriptedEngine) -> Running {
         });
     });
     Running { address: ready.recv().unwrap(), engine, stop: Some(stop), thread: Some(thread) }
+}
+
+/// A page and a script of it.
+const PAGES: &[(&str, &[u8])] =
+    &[("/index.html", b"<html><script>start()</script></html>"), ("/_app/immutable/a.js", b"1")];
+
+/// A server that knows people, whose store is the file `database`, and the token of its first link.
+pub(crate) fn serve_people(
+    database: &std::path::Path,
+    plans: Plans,
+    engine: ScriptedEngine,
+) -> (Running, Option<String>) {
+    let engine = Arc::new(engine);
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let (sender, ready) = channel();
+    let model = Arc::clone(&engine);
+    let location = Location::Sqlite(database.to_owned());
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Arc::new(Store::open(&location, UnixMs(0)).await.unwrap());
+            let personas = vec![Persona {
+                id: "plain".to_owned(),
+                version: 1,
+                name: "Plain".to_owned(),
+                tagline: "Says little".to_owned(),
+                description: String::new(),
+                languages: vec!["en".to_owned()],
+                prompt: "Say little.".to_owned(),
+            }];
+            let pages = Pages::new(PAGES);
+            let accounts = AccountsConfig {
+                store: Arc::clone(&store),
+                plans,
+                personas,
+                pages,
+                has_tls: false,
+            };
+            let accounts = Accounts::open(accounts).await.unwrap();
+            let link = accounts.first_link().await.unwrap();
+            let server = Server::listen(config(), model).await.unwrap().with_accounts(accounts);
+            let link = link.map(|link| link.reveal().to_owned());
+            sender.send((server.address().unwrap(), link)).unwrap();
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            server.run(stopped).await;
+            store.close().await;
+        });
+    });
+    let (address, link) = ready.recv().unwrap();
+    (Running { address, engine, stop: Some(stop), thread: Some(thread) }, link)
 }
 
 impl Drop for Running {

@@ -11,4 +11,5 @@ mod harness;
 mod messages;
 mod responses;
 mod tools;
+mod web;
 mod xai;
