@@ -36,6 +36,9 @@ fn greet(name: &str) -> String {
 $$\\int_0^1 x^2\\,dx = \\frac{1}{3}$$`;
 
 const now = () => Date.now();
+// Messages made in one moment still have an order, as the server's ids give them.
+let last_ms = 0;
+const moment = () => (last_ms = Math.max(last_ms + 1, Date.now()));
 const day = (back) => new Date(now() - back * 86_400_000).toISOString().slice(0, 10);
 
 export function fresh(options = {}) {
@@ -73,7 +76,7 @@ export function fresh(options = {}) {
 
 const message = (parent, role, content, more = {}) => ({
 	id: randomUUID(), parent_id: parent, role, content, thought: null, status: 'done', mode_asked: 'auto', mode: null, mode_reason: null, build: null, usage: null, timings: null,
-	cost_microdollars: null, created_ms: now(), error: null, feedback: { thumb: null, chips: [], comment: null }, choice_of: null, ...more,
+	cost_microdollars: null, created_ms: moment(), error: null, feedback: { thumb: null, chips: [], comment: null }, choice_of: null, ...more,
 });
 
 const answered = {

@@ -107,6 +107,7 @@ test(`${WORDS.length} hostile texts in titles, names, personas, memory, errors, 
 		await look();
 		for (const path of ['/', `/?text=${encodeURIComponent(word)}`, `/share?text=${encodeURIComponent(word)}&url=javascript:alert(1)`, '/style', '/memory', '/account', '/admin/users', '/admin/keys', '/admin/feedback', '/s/s', `/sign-in?to=${encodeURIComponent(`javascript:${word}`)}`, '/sign-in?to=//evil.example']) await look(path);
 		await page.goto('/');
+		await page.locator('form .box').waitFor();
 		await page.keyboard.press('Control+k');
 		await page.locator('input[type=search]').fill(word.slice(0, 6));
 		await look();

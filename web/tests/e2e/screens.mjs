@@ -62,6 +62,7 @@ const screens = {
 	},
 	search: async (p) => {
 		await p.goto('/');
+		await p.locator('form .box').waitFor();
 		await p.keyboard.press('Control+k');
 		await p.locator('input[type=search]').fill('half');
 		await p.waitForTimeout(600);
