@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use rapport_cli::pull::{self, DEFAULT_MODEL, Paths};
 use rapport_local::{DEFAULT_KV_TOKENS, LocalModel, LocalOptions};
+use rapport_persona::{Language, Layers};
 use rapport_server::{Accounts, AccountsConfig, Pages, Persona, Plans, Server, ServerConfig};
 use rapport_store::{Location, NewApiKey, NewUser, Store, UnixMs, UserRole};
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,7 +95,7 @@ pub(crate) fn run(options: ServeCommand, keys: Keys, paths: &Paths) -> anyhow::R
         let accounts = AccountsConfig {
             store: Arc::clone(&store),
             plans,
-            personas: vec![default_persona()],
+            personas: personas(),
             pages: Pages::new(WEB_FILES),
             has_tls: false,
         };
@@ -179,15 +180,27 @@ async fn adopt(store: &Store, key: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn default_persona() -> Persona {
-    Persona {
-        id: "rapport".to_owned(),
-        version: 1,
-        name: "Rapport".to_owned(),
-        tagline: "The assistant as it was trained".to_owned(),
-        description: "Nothing is said to it before a conversation but what you set yourself."
-            .to_owned(),
-        languages: vec!["en".to_owned()],
-        prompt: String::new(),
-    }
+/// Those that come along, as the pages show them.
+fn personas() -> Vec<Persona> {
+    let known = rapport_persona::builtin().into_iter();
+    known
+        .filter_map(|persona| {
+            let text = persona.text(Language::En)?;
+            let layers = Layers { persona: Some(&persona), ..Layers::default() };
+            Some(Persona {
+                version: persona.version(Language::En),
+                name: capitalised(&persona.name),
+                tagline: text.tagline.clone(),
+                description: text.description.clone(),
+                languages: persona.text.keys().map(|known| known.as_str().to_owned()).collect(),
+                prompt: layers.render().unwrap_or_default(),
+                id: persona.name.clone(),
+            })
+        })
+        .collect()
+}
+
+fn capitalised(name: &str) -> String {
+    let mut letters = name.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }

@@ -15,7 +15,8 @@ use super::settings::Settings;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Persona {
     pub id: String,
-    pub version: u32,
+    /// Changes with what a model is told.
+    pub version: String,
     pub name: String,
     pub tagline: String,
     pub description: String,

@@ -62,7 +62,7 @@ pub(crate) fn serve_people(
             let store = Arc::new(Store::open(&location, UnixMs(0)).await.unwrap());
             let personas = vec![Persona {
                 id: "plain".to_owned(),
-                version: 1,
+                version: "1".to_owned(),
                 name: "Plain".to_owned(),
                 tagline: "Says little".to_owned(),
                 description: String::new(),
