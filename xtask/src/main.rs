@@ -20,6 +20,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "rapport-local",
             "rapport-model",
             "rapport-server",
+            "rapport-store",
             "rapport-types",
         ],
     ),

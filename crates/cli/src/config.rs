@@ -124,6 +124,15 @@ const SETTINGS: &[Setting] = &[
         check: |_| Ok(()),
     },
     Setting {
+        key: "store.location",
+        variable: "RAPPORT_STORE",
+        flag: None,
+        // A URL may hold a password.
+        is_secret: true,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
         key: "hub.endpoint",
         variable: "HF_ENDPOINT",
         flag: None,

@@ -11,11 +11,14 @@ mod machine;
 mod measure;
 mod options;
 mod serve;
+mod store;
 mod talk;
+mod users;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -25,6 +28,7 @@ use clap::{CommandFactory, FromArgMatches};
 use rapport_cli::chat::ExitStatus;
 use rapport_cli::models;
 use rapport_cli::pull::{self, ModelReference, Paths, ProgressStyleChoice, PullError};
+use rapport_store::Location;
 use signal_hook::consts::SIGINT;
 
 use config::Config;
@@ -91,6 +95,12 @@ fn run() -> anyhow::Result<ExitCode> {
             let api_key = config.get("serve.api_key").map(str::to_owned);
             serve::run(options, api_key, &paths)?;
         }
+        Command::Store { location, command } => {
+            store::run(&command, &store_location(location.as_deref(), &config)?, out)?;
+        }
+        Command::Users { location, command } => {
+            users::run(&command, &store_location(location.as_deref(), &config)?, out)?;
+        }
         Command::Inspect { file } => files::inspect(&file, out)?,
         Command::Quantize(options) => files::quantize(&options, out)?,
         Command::Doctor => machine::doctor(&paths, out)?,
@@ -100,6 +110,17 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Eval(command) => eval::run(&command, &paths, out)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the store is: as the flag says, or the settings, or in the user's own data.
+fn store_location(flag: Option<&str>, config: &Config) -> anyhow::Result<Location> {
+    if let Some(text) = flag.or_else(|| config.get("store.location")) {
+        return Ok(Location::parse(text));
+    }
+    let data = os_variable("XDG_DATA_HOME").map(PathBuf::from);
+    let data = data.or_else(|| Some(PathBuf::from(os_variable("HOME")?).join(".local/share")));
+    let data = data.context("there is no home folder: say where the store is with --store")?;
+    Ok(Location::Sqlite(data.join("rapport").join("rapport.db")))
 }
 
 /// `rapport pull`; Ctrl-C stops it within a moment, and a download goes on from there next time. A

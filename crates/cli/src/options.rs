@@ -11,6 +11,8 @@ use rapport_types::{Mode, OutputFormat, ThinkingBudget};
 use crate::bench::BenchOptions;
 use crate::eval::EvalCommand;
 use crate::serve::ServeCommand;
+use crate::store::StoreCommand;
+use crate::users::UsersCommand;
 use rapport_cli::chat::Settings;
 use rapport_cli::pull::DEFAULT_MODEL;
 
@@ -39,6 +41,22 @@ pub(crate) enum Command {
     /// Settings: flags win over RAPPORT_* variables, those over config.toml
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Copy, restore and clean what is remembered
+    Store {
+        /// An SQLite file, or a postgres:// URL
+        #[arg(long = "store", value_name = "PLACE", global = true)]
+        location: Option<String>,
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+    /// Accounts and API keys
+    Users {
+        /// An SQLite file, or a postgres:// URL
+        #[arg(long = "store", value_name = "PLACE", global = true)]
+        location: Option<String>,
+        #[command(subcommand)]
+        command: UsersCommand,
+    },
     /// Show what is in a model file
     Inspect { file: PathBuf },
     /// Write a model file with smaller weights

@@ -8,12 +8,12 @@
 //! repeated with the same id: it happens once. A function that takes an owner finds nothing that
 //! belongs to anybody else, and answers as if it were not there.
 //!
-//! What is not here: a clock (times are passed in), prices and plans (they are passed in), text
-//! about people for people, HTTP. Whoever calls decides who may; the store decides whose.
+//! What is not here: a clock (times are passed in), files of plans (their text is passed in), HTTP. Whoever calls decides who may; the store decides whose.
 //!
 //! Start reading at [`Store`], then `migrations/0001_first.sql`: the schema is the best overview.
 //! `dialect.rs` is all that differs between the two databases.
 
+mod accounting;
 mod accounts;
 mod conversations;
 mod dialect;
@@ -29,6 +29,7 @@ mod ledger;
 mod memories;
 mod messages;
 mod password;
+mod plans;
 mod quota;
 mod responses;
 mod row;
@@ -40,6 +41,7 @@ mod shares;
 mod styles;
 mod turns;
 
+pub use accounting::{InvalidMonth, Month, UsageDay, usage_csv};
 pub use accounts::{InvalidRole, NewUser, SignInIdentity, User, UserRole};
 pub use conversations::{
     Conversation, ConversationChange, ConversationCursor, ConversationFilter, InvalidCursor,
@@ -60,6 +62,7 @@ pub use keys::{ApiKey, ApiKeyState, NewApiKey};
 pub use ledger::{Charge, Charged, Finished, Invoice, InvoiceLine, Price, UsageRow};
 pub use memories::Memory;
 pub use messages::{InvalidStatus, Message, MessageStatus, NewMessage, ReplyFacts};
+pub use plans::{InvalidPlans, Plan, Plans};
 pub use quota::{Estimate, Limit, Limits, Meter, Reservation, Reserved};
 pub use responses::{Deferred, NewResponse, StoredResponse};
 pub use search::Hit;

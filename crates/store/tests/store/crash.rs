@@ -17,7 +17,9 @@ use tokio::runtime::Runtime;
 use crate::fixture::{Cluster, Database, NOON, Sqlite, message, minutes};
 use crate::money::{COST_MICROS, ESTIMATE, charge};
 
-const N_KILLS: usize = 20;
+const N_KILLS: usize = 10;
+/// In the run that is reported.
+const N_KILLS_REPORTED: usize = 100;
 /// Turns of the conversation that are written at the same time.
 const N_WRITERS: usize = 3;
 
@@ -189,6 +191,7 @@ fn kill_again_and_again(
     runtime: &Runtime,
     database: &Database,
     url: &str,
+    n_kills: usize,
     mut between: impl FnMut(usize),
 ) {
     let store = &database.store;
@@ -200,7 +203,7 @@ fn kill_again_and_again(
     });
     let mut heard = Heard::default();
     let mut random = 0x5eed_u64;
-    for kill in 0..N_KILLS {
+    for kill in 0..n_kills {
         // Half of what is repeated was never finished, the other half was.
         let mut again = heard.unfinished();
         again.extend(heard.turns.values().rev().take(again.len() + 1).copied());
@@ -235,7 +238,7 @@ fn kill_again_and_again(
 
     // All that was begun is now there, exactly once.
     let n_turns = heard.turns.len();
-    assert!(n_turns > N_KILLS, "{n_turns} turns are too few to tell anything");
+    assert!(n_turns > n_kills, "{n_turns} turns are too few to tell anything");
     runtime.block_on(async {
         assert_eq!(store.messages(user, conversation).await.unwrap().len(), 2 * n_turns);
         assert_eq!(store.feedback_of(user, None, u32::MAX).await.unwrap().len(), n_turns);
@@ -271,29 +274,49 @@ async fn check(store: &Store, user: UserId, conversation: ConversationId, heard:
     }
 }
 
-#[test]
-fn killed_on_sqlite() {
+fn kill_on_sqlite(n_kills: usize) {
     let sqlite = Sqlite::new();
     let location = sqlite.location();
     let runtime = crate::runtime();
     let database = runtime.block_on(sqlite.database());
     let Location::Sqlite(path) = location else { unreachable!("an SQLite fixture") };
-    kill_again_and_again(&runtime, &database, path.to_str().unwrap(), |_| {});
+    kill_again_and_again(&runtime, &database, path.to_str().unwrap(), n_kills, |_| {});
 }
 
 /// The database server loses its life as well, now and then.
-#[test]
-fn killed_on_postgres() {
+fn kill_on_postgres(n_kills: usize) {
     let mut cluster = Cluster::start();
     let runtime = crate::runtime();
     let database = runtime.block_on(cluster.database());
     let Location::Postgres(url) = database.location.clone() else {
         unreachable!("a PostgreSQL fixture")
     };
-    kill_again_and_again(&runtime, &database, &url, |kill| {
+    kill_again_and_again(&runtime, &database, &url, n_kills, |kill| {
         if kill % 8 == 7 {
             cluster.crash_and_restart();
         }
     });
     runtime.block_on(database.store.close());
+}
+
+#[test]
+fn killed_on_sqlite() {
+    kill_on_sqlite(N_KILLS);
+}
+
+#[test]
+fn killed_on_postgres() {
+    kill_on_postgres(N_KILLS);
+}
+
+#[test]
+#[ignore = "long: run it with --run-ignored for a report"]
+fn killed_a_hundred_times_on_sqlite() {
+    kill_on_sqlite(N_KILLS_REPORTED);
+}
+
+#[test]
+#[ignore = "long: run it with --run-ignored for a report"]
+fn killed_a_hundred_times_on_postgres() {
+    kill_on_postgres(N_KILLS_REPORTED);
 }

@@ -1,8 +1,8 @@
 //! The ledger and the quotas made from it.
 
 use rapport_store::{
-    Charge, Charged, Error, Estimate, Finished, Limit, Limits, NewApiKey, Price, ReplyId,
-    Reservation, ReservationId, Reserved, Store, UnixMs, UserId,
+    Charge, Charged, Error, Estimate, Finished, Limit, Limits, Month, NewApiKey, Price, ReplyId,
+    Reservation, ReservationId, Reserved, Store, UnixMs, UserId, usage_csv,
 };
 use rapport_types::{Role, Usage};
 
@@ -98,6 +98,15 @@ pub(crate) async fn usage_and_invoices(database: Database) {
     );
     assert_eq!((rows[0].prompt_tokens, rows[0].cached_tokens), (100, 60));
     assert_eq!((rows[0].completion_tokens, rows[0].reasoning_tokens), (40, 20));
+    let days = store.usage_days(ada, UnixMs(0), UnixMs(i64::MAX)).await.unwrap();
+    let seen: Vec<_> = days.iter().map(|day| (day.day.as_str(), day.n_replies)).collect();
+    assert_eq!(seen, [("2024-10-04", 4), ("2024-10-05", 1)]);
+    let csv = usage_csv(&days);
+    assert!(csv.ends_with("\r\n2024-10-05,1,50,30,20,10,0.000288\r\n"), "{csv}");
+    let (from, until) = "2024-10".parse::<Month>().unwrap().range();
+    let csv = store.invoice(ada, from, until).await.unwrap().csv();
+    assert!(csv.contains("\r\n2024-10-01,2024-11-01,premium,rapport-fast,1,"), "{csv}");
+    assert!(csv.ends_with("\r\n2024-10-01,2024-11-01,total,,,,,,,0.001440\r\n"), "{csv}");
     let everybody = store.usage(None, UnixMs(0), tomorrow).await.unwrap();
     assert_eq!(everybody.iter().map(|row| row.n_replies).sum::<u64>(), 5);
 
