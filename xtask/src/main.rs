@@ -24,6 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("rapport-eval", &["rapport-types"]),
+    ("rapport-persona", &["rapport-types"]),
     ("rapport-server", &["rapport-types"]),
     ("rapport-testkit", &["rapport-types"]),
 ];
