@@ -26,6 +26,7 @@ serve: model
 	./target/release/rapport serve
 
 test: model
+	cd web && npm test
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --workspace --locked; \
 	else \
