@@ -32,6 +32,7 @@ test: model
 	else \
 		$(CARGO) test --workspace --locked; \
 	fi
+	cd web && npm run e2e
 
 bench: model
 	./target/release/rapport bench decode

@@ -152,7 +152,7 @@ async function stream(state, run, response, from) {
 }
 
 const usageDays = () => Array.from({ length: 30 }, (_, i) => ({ day: day(29 - i), requests: 8, prompt_tokens: 2000 + ((i * 797) % 4200), cached_tokens: 900 + ((i * 331) % 900), completion_tokens: 700 + ((i * 523) % 2600), reasoning_tokens: 90, cost_microdollars: 900 }));
-const plan = { id: 'plus', name: 'Plus', limits: { requests_per_day: 500, tokens_per_day: 400000, thinking_tokens_per_day: 100000 }, prices: { month_microdollars: 9000000 } };
+const plan = { id: 'plus', name: 'Plus', limits: { requests: 500, tokens: 400000, thinking_tokens: 100000, concurrent: 4 }, prices: { prompt_microdollars: 40000, cached_microdollars: 4000, completion_microdollars: 160000 } };
 
 export async function start(options = {}) {
 	const state = fresh(options);
@@ -324,10 +324,10 @@ export async function start(options = {}) {
 		if (path.startsWith('/api/admin/') && state.user.role !== 'admin') return fail(response, 403, 'forbidden', 'Only administrators may do this.');
 		if (at('GET', '/api/admin/users')) return json(response, [{ ...state.user, disabled: false, created_ms: now() - 9e9, last_seen_ms: now(), usage_today: { requests: 37, tokens: 61240 } }, { id: 'u2', name: 'Kim', role: 'user', plan: 'free', disabled: true, created_ms: now() - 5e9, last_seen_ms: null, usage_today: null }]);
 		if (path.startsWith('/api/admin/users')) return json(response, {});
-		if (at('GET', '/api/admin/plans')) return json(response, [plan, { id: 'free', name: 'Free', limits: { requests_per_day: 50, tokens_per_day: 40000, thinking_tokens_per_day: 5000 }, prices: { month_microdollars: 0 } }]);
+		if (at('GET', '/api/admin/plans')) return json(response, [plan, { id: 'free', name: 'Free', limits: { requests: 50, tokens: 40000, thinking_tokens: 5000, concurrent: 1 }, prices: { prompt_microdollars: 0, cached_microdollars: 0, completion_microdollars: 0 } }]);
 		if (at('GET', '/api/admin/models')) return json(response, [{ id: 'rapport', name: 'SmolLM2-135M-Instruct', build: answered.build, context_tokens: 8192, state: 'ready', adapters: [] }]);
 		if (at('GET', '/api/admin/feedback')) return json(response, { items: [{ id: '1', at_ms: now(), user_name: 'Robin', kind: 'thumb', value: 1, build: answered.build, message_id: 'x' }, { id: '2', at_ms: now() - 9e5, user_name: 'Kim', kind: 'chip', value: 'too_long', build: answered.build, message_id: 'y' }], next: null });
-		if (at('GET', '/api/admin/feedback/days')) return json(response, { days: Array.from({ length: 30 }, (_, i) => ({ day: day(29 - i), up: (i * 7) % 11, down: (i * 5) % 4, other: i % 3 })) });
+		if (at('GET', '/api/admin/feedback/days')) return json(response, { days: Array.from({ length: 30 }, (_, i) => ({ day: day(29 - i), total: ((i * 7) % 11) + ((i * 5) % 4) + (i % 3), counts: { thumb: (i * 7) % 11, chip: (i * 5) % 4, choice: i % 3 } })) });
 		if (at('GET', '/api/admin/settings')) return json(response, { instance_name: 'Rapport', sign_up: true, retention_days: null, default_persona: 'steady', default_plan: 'free' });
 		if (at('PATCH', '/api/admin/settings')) return json(response, body);
 		if (at('GET', '/api/admin/live')) {

@@ -111,7 +111,8 @@ export function purify(html: string): string {
 		ALLOW_DATA_ATTR: false,
 		ALLOW_ARIA_ATTR: false,
 		ALLOWED_URI_REGEXP: /^(?:https?:|mailto:|data:image\/(?:png|jpeg|gif|webp);base64,)/i,
-		ADD_ATTR: ['target'],
+		// These hold words, not addresses; the pattern above would take them away.
+		ADD_URI_SAFE_ATTR: ['target', 'rel', 'align', 'start', 'tabindex'],
 	});
 }
 

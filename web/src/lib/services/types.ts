@@ -219,7 +219,8 @@ export interface LiveLoad {
 	queue: number;
 	tokens_per_second: number;
 	prompt_tokens_per_second: number;
-	cache: { used_tokens: number; total_tokens: number; hit_share: number };
+	/** Counts are null where no engine tells them. */
+	cache: { used_tokens: number | null; total_tokens: number | null; hit_share: number | null };
 	users_online: number;
 	memory_bytes: number;
 }
@@ -240,6 +241,8 @@ export interface Settings {
 	retention_days: number | null;
 	default_persona: string | null;
 	default_plan: string;
+	/** One in so many replies is a blind choice; 0 is none. */
+	choice_every?: number;
 }
 
 /** What one event of a reply's stream says. */
