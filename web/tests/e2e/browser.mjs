@@ -6,7 +6,7 @@ const path = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-brow
 
 export async function launch() {
 	if (!path) throw new Error('no Chromium found: install the package chromium, or name a binary in CHROMIUM');
-	return chromium.launch({ executablePath: path, args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'] });
+	return chromium.launch({ executablePath: path, args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'] });
 }
 
 export const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 };
