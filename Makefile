@@ -1,4 +1,4 @@
-# `make run` brings the default model, builds, and opens the assistant at a local address. `make test` passes every test.
+# `make run` builds and opens the assistant at a local address; the default model is brought meanwhile. `make test` passes every test.
 
 CARGO ?= cargo
 
@@ -22,17 +22,20 @@ run: serve
 chat: model
 	./target/release/rapport chat
 
-serve: model
+serve: build
 	./target/release/rapport serve
 
-test: model
+# One build serves every test: the program that the tests of the workspace start also brings the model and is what the
+# browser talks to.
+TESTS = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+
+test: web
+	$(CARGO) $(TESTS) --workspace --locked --no-run
+	./target/debug/rapport pull
 	cd web && npm test
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run --workspace --locked; \
-	else \
-		$(CARGO) test --workspace --locked; \
-	fi
+	$(CARGO) $(TESTS) --workspace --locked
 	cd web && npm run e2e
+	cd web && RAPPORT_BIN=../target/debug/rapport npm run e2e:real
 
 bench: model
 	./target/release/rapport bench decode

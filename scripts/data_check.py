@@ -30,8 +30,8 @@ CONVERSATION_KINDS = {
     "tone_switch",
 }  # fmt: skip
 FAULTS = {
-    "claims_feelings", "cliche", "cold", "flattery", "form", "gushing", "invented", "misread", "off_register",
-    "parroting", "preachy", "pushy", "refusal", "repetition", "sycophancy", "too_long", "unsafe", "wrong_fact",
+    "claims_feelings", "cliche", "cold", "false_alarm", "flattery", "form", "gushing", "invented", "misread", "nonsense",
+    "off_register", "parroting", "preachy", "pushy", "refusal", "repetition", "sycophancy", "too_long", "unsafe", "wrong_fact",
 }  # fmt: skip
 # A pair about one fault may be of no other kind than that.
 PAIR_KINDS = CONVERSATION_KINDS | FAULTS
@@ -186,7 +186,10 @@ def check_personal_data(item, text, findings):
 
 
 def check_conversation(item, options, findings):
-    if set(item.value) != {"id", "tags", "messages"}:
+    answers = item.value.get("answers", ["none"])
+    if not (isinstance(answers, list) and answers and all(isinstance(answer, str) and answer for answer in answers)):
+        findings.add(item, f"answers: expected a list of texts, found {answers!r}")
+    if set(item.value) - {"answers"} != {"id", "tags", "messages"}:
         findings.add(item, f"expected id, tags, messages; found {sorted(item.value)}")
         return False
     check_tags(item, CONVERSATION_KINDS, options, findings)
@@ -230,6 +233,18 @@ def check_pair(item, options, findings):
     return True
 
 
+def check_reading(item, findings):
+    if set(item.value) != {"id", "text", "risk"} or not isinstance(item.value["risk"], bool):
+        findings.add(item, f"expected id, text, risk (true or false); found {sorted(item.value)}")
+        return False
+    text = item.value["text"]
+    if not isinstance(text, str) or not text.strip() or text != text.strip():
+        findings.add(item, "text: expected text without space around it")
+        return False
+    check_personal_data(item, text, findings)
+    return True
+
+
 def replies(item):
     """The replies to learn from, without those to learn to avoid."""
     if "chosen" in item.value:
@@ -243,6 +258,8 @@ def prompts(item):
 
 
 def texts(item, sides=("chosen", "rejected")):
+    if "text" in item.value:
+        return [item.value["text"]]
     messages = item.value.get("prompt") or item.value["messages"]
     replies = [item.value[side]["content"] for side in sides if side in item.value]
     return [message["content"] for message in messages] + replies
@@ -402,17 +419,18 @@ def check(folder, slots, against, writes_statistics):
     conversations = load(folder / "conversations", findings)
     pairs = load(folder / "pairs", findings)
     dev = load(folder / "dev", findings)
+    reading = [item for item in load(folder / "reading", findings) if check_reading(item, findings)]
     if not conversations and not pairs:
         raise SystemExit(f"{folder}: neither conversations/*.jsonl nor pairs/*.jsonl has a line")
     conversations = [item for item in conversations if check_conversation(item, options, findings)]
     pairs = [item for item in pairs if check_pair(item, options, findings)]
     items = conversations + pairs
-    check_ids(items + dev, findings)
+    check_ids(items + dev + reading, findings)
     check_copies(items, findings)
     check_openings(items, findings)
-    check_dev(items, dev, findings)
+    check_dev(items + reading, dev, findings)
     if against:
-        check_against(items, against, findings)
+        check_against(items + reading, against, findings)
     figures = statistics(conversations, pairs, dev)
     if writes_statistics:
         write_statistics(folder / "README.md", figures)

@@ -87,6 +87,16 @@ class ContextParams(ctypes.Structure):
     ]
 
 
+class LaterContextParams(ctypes.Structure):
+    """As in the llama.cpp of xllamacpp 2026.10: one pointer more, which stays zero here."""
+
+    _fields_ = [
+        field
+        for known in ContextParams._fields_
+        for field in ([("later", c_void_p), known] if known[0] == "embeddings" else [known])
+    ]
+
+
 class Batch(ctypes.Structure):
     _fields_ = [
         ("n_tokens", c_int32),
@@ -112,17 +122,18 @@ class LlamaCpp:
     `use_extra_bufts` is off, so weights are not repacked and the plain per-type dot products run.
     """
 
-    def __init__(self, library: Path, model: Path):
+    def __init__(self, library: Path, model: Path, adapter: Path | None = None):
         self.lib = lib = ctypes.CDLL(str(library))
+        context_params = self._context_params()
         self._log: list[str] = []
         self._log_callback = LOG_CALLBACK(self._keep_warning)
         signatures = {
             "llama_log_set": (None, [LOG_CALLBACK, c_void_p]),
             "llama_model_default_params": (ModelParams, []),
-            "llama_context_default_params": (ContextParams, []),
+            "llama_context_default_params": (context_params, []),
             "llama_model_load_from_file": (c_void_p, [c_char_p, ModelParams]),
             "llama_model_free": (None, [c_void_p]),
-            "llama_init_from_model": (c_void_p, [c_void_p, ContextParams]),
+            "llama_init_from_model": (c_void_p, [c_void_p, context_params]),
             "llama_free": (None, [c_void_p]),
             "llama_model_get_vocab": (c_void_p, [c_void_p]),
             "llama_vocab_n_tokens": (c_int32, [c_void_p]),
@@ -136,12 +147,15 @@ class LlamaCpp:
             "llama_get_logits_ith": (POINTER(c_float), [c_void_p, c_int32]),
             "llama_backend_init": (None, []),
         }
+        if adapter:
+            signatures["llama_adapter_lora_init"] = (c_void_p, [c_void_p, c_char_p])
+            adapters = [c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)]
+            signatures["llama_set_adapters_lora"] = (c_int32, adapters)
         for name, (result, arguments) in signatures.items():
             function = getattr(lib, name)
             function.restype, function.argtypes = result, arguments
         lib.llama_log_set(self._log_callback, None)
         lib.llama_backend_init()
-        self._refuse_other_layouts()
 
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -150,6 +164,9 @@ class LlamaCpp:
         self.model = lib.llama_model_load_from_file(str(model).encode(), params)
         if not self.model:
             raise LlamaCppError(f"{model}: not loaded: {' '.join(self._log)}")
+        self.adapter = lib.llama_adapter_lora_init(self.model, str(adapter).encode()) if adapter else None
+        if adapter and not self.adapter:
+            raise LlamaCppError(f"{adapter}: not loaded: {' '.join(self._log)}")
         self.vocab = lib.llama_model_get_vocab(self.model)
         self.n_vocab = lib.llama_vocab_n_tokens(self.vocab)
 
@@ -157,20 +174,26 @@ class LlamaCpp:
         if level >= 3:  # GGML_LOG_LEVEL_WARN = 3, _ERROR = 4, _CONT = 5
             self._log.append(text.decode(errors="replace").strip())
 
-    def _refuse_other_layouts(self) -> None:
-        context = self.lib.llama_context_default_params()
+    def _context_params(self) -> type[ctypes.Structure]:
+        """The layout in which the library's default values are the known ones."""
+        self.lib.llama_model_default_params.restype = ModelParams
         model = self.lib.llama_model_default_params()
-        found = (
-            context.n_ctx, context.n_batch, context.n_ubatch, context.n_seq_max, context.rope_scaling_type,
-            context.flash_attn_type, context.yarn_ext_factor, context.type_k, context.type_v, context.offload_kqv,
-            context.no_perf, context.n_samplers, context.ctx_other, model.vocab_only, model.use_extra_bufts,
-        )  # fmt: skip
         expected = (512, 2048, 512, 1, -1, -1, -1.0, 1, 1, True, True, 0, None, False, True)
-        if found != expected:
-            raise LlamaCppError(
-                f"parameter structs differ from this script's: default values expected {expected}, found {found}; "
-                "use the llama.cpp version named in README.md or bring the structs up to date"
-            )
+        for layout in (ContextParams, LaterContextParams):
+            self.lib.llama_context_default_params.restype = layout
+            context = self.lib.llama_context_default_params()
+            found = (
+                context.n_ctx, context.n_batch, context.n_ubatch, context.n_seq_max, context.rope_scaling_type,
+                context.flash_attn_type, context.yarn_ext_factor, context.type_k, context.type_v,
+                context.offload_kqv, context.no_perf, context.n_samplers, context.ctx_other, model.vocab_only,
+                model.use_extra_bufts,
+            )  # fmt: skip
+            if found == expected:
+                return layout
+        raise LlamaCppError(
+            f"parameter structs differ from this script's: default values expected {expected}, found {found}; "
+            "use a llama.cpp version named in README.md or bring the structs up to date"
+        )
 
     def __enter__(self) -> "LlamaCpp":
         return self
@@ -225,6 +248,8 @@ class LlamaCpp:
         context = self.lib.llama_init_from_model(self.model, params)
         if not context:
             raise LlamaCppError(f"no context: {' '.join(self._log)}")
+        if self.adapter:
+            self.lib.llama_set_adapters_lora(context, (c_void_p * 1)(self.adapter), 1, (c_float * 1)(1.0))
         try:
             last = None
             for start in range(0, len(tokens), batch_tokens):
@@ -263,9 +288,11 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def log_probs(library: Path, model: Path, tokens: Sequence[int], kv_type: str) -> np.ndarray:
+def log_probs(
+    library: Path, model: Path, tokens: Sequence[int], kv_type: str, adapter: Path | None = None
+) -> np.ndarray:
     """All log-probabilities (T, V) f64 of one sequence from an empty context."""
-    with LlamaCpp(library, model) as llama:
+    with LlamaCpp(library, model, adapter) as llama:
         return np.stack([log_softmax(row) for row in llama.logits(tokens, kv_type=kv_type)])
 
 

@@ -6,7 +6,9 @@ llama-quantize then makes the file that is measured: README.md has the commands.
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import gguf
@@ -88,15 +90,16 @@ def write_model(shape: Shape, vocabulary: Path, path: Path, seed: int) -> None:
     writer.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def run(description: str, size: str, write: Callable[[Path, Path, int], None]) -> None:
+    """What a script that writes such a model takes: `write` gets the vocabulary's file, the one to write, and a seed."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--vocabulary", type=Path, required=True, help="GGUF file whose tokenizer is copied")
-    parser.add_argument("--out", type=Path, required=True, help="F16 file to write: 2.7 GB")
+    parser.add_argument("--out", type=Path, required=True, help=f"file to write: {size}")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_model(Shape(), arguments.vocabulary, arguments.out, arguments.seed)
+    write(arguments.vocabulary, arguments.out, arguments.seed)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, "2.7 GB at F16", partial(write_model, Shape()))

@@ -20,9 +20,13 @@ worker.addEventListener('install', (event) => {
 				const page = await (await cache.match(SHELL))?.text();
 				const start = page?.match(/src="(\/_app\/[^"]+)"/)?.[1];
 				if (start) await cache.add(start);
-			})
-			.then(() => worker.skipWaiting()),
+			}),
 	);
+});
+
+// A new version waits until a person takes it: pages of the old one would miss files that the new one no longer has.
+worker.addEventListener('message', (event) => {
+	if (event.data === 'take over') void worker.skipWaiting();
 });
 
 worker.addEventListener('activate', (event) => {

@@ -9,7 +9,7 @@ import { readFile } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 
 const BUILD = new URL('../build/', import.meta.url).pathname;
-const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.png': 'image/png', '.woff2': 'font/woff2', '.webmanifest': 'application/manifest+json' };
+export const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.png': 'image/png', '.woff2': 'font/woff2', '.webmanifest': 'application/manifest+json' };
 export const CSP = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; script-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'";
 
 export const MARKDOWN = `Here is a **small tour**. Inline maths like $e^{i\\pi} + 1 = 0$ sits in the line.
@@ -46,7 +46,7 @@ export function fresh(options = {}) {
 		user: { id: 'u1', name: 'Robin', role: 'admin', plan: 'plus', locale: null, has_password: true },
 		signedIn: true,
 		model: { state: 'ready', name: 'SmolLM2-135M-Instruct', context_tokens: 8192 },
-		instance: { name: 'Rapport', version: '0.1.0', sign_up: true, oidc: [{ id: 'house', label: 'House ID' }], set_up: true },
+		instance: { name: 'Rapport', version: '0.1.0', sign_up: true, oidc: [{ id: 'oidc', label: 'House ID' }], set_up: true },
 		absent: new Set(),
 		chats: new Map(),
 		folders: [{ id: 'f1', name: 'Work' }, { id: 'f2', name: 'Reading' }],
@@ -54,9 +54,9 @@ export function fresh(options = {}) {
 			{ id: 'm1', text: 'I prefer metric units.', created_ms: now() - 6e8, source: 'user' },
 			{ id: 'm2', text: 'I am learning to bake sourdough.', created_ms: now() - 2e8, source: 'user' },
 		],
-		style: { persona: 'steady', instructions: '', sliders: { warmth: 1, length: -1, formality: 0, humour: 0, directness: 1 }, explanation: ['Replies are a little shorter, because you marked two as too long.', 'It says plainly when it does not know something.'], can_undo: true },
+		style: { persona: 'steady', instructions: '', sliders: { warmth: 1, length: -1, formality: 0, humour: 0, directness: 1 }, explanation: [{ about: 'persona', persona: 'steady', text: 'You chose Steady: Calm, clear, unhurried' }, { about: 'slider', slider: 'warmth', told: 'Be warm and friendly.', text: 'You set warmth; the assistant is told: “Be warm and friendly.”' }, { about: 'slider', slider: 'length', told: 'Keep answers short.', text: 'You set length; the assistant is told: “Keep answers short.”' }, { about: 'memories', n: 2, text: '2 things you asked it to remember are given with them.' }], can_undo: true },
 		personas: [
-			{ id: 'steady', version: 3, name: 'Steady', tagline: 'Calm, clear, unhurried', description: 'Listens first, answers plainly.', languages: ['en', 'ja'] },
+			{ id: 'steady', version: 3, name: 'Steady', tagline: 'Calm, clear, unhurried', description: 'Listens first, answers plainly.', languages: ['en', 'ja'], texts: { ja: { tagline: '穏やかで、明快、急がない', description: 'まず聞き、率直に答えます。' } } },
 			{ id: 'spark', version: 2, name: 'Spark', tagline: 'Lively and curious', description: 'Asks back, plays with ideas.', languages: ['en'] },
 		],
 		keys: [{ id: 'k1', name: 'Notebook', prefix: 'rk-4f2a', scopes: [], created_ms: now() - 9e8, expires_ms: now() + 5e9, last_used_ms: now() - 4e6 }],
@@ -65,9 +65,11 @@ export function fresh(options = {}) {
 		training: false,
 		feedback: [],
 		receipt: { kept: true, kept_for: 'you', style_changed: false },
+		report: { format: 'chatgpt', imported: 3, skipped: [{ title: 'Broken one', reason: 'there is no text in it' }] },
 		requests: [],
 		release: () => {},
 		delay_ms: 0,
+		late_ms: 0,
 		...options,
 	};
 	state.held = new Promise((resolve) => (state.release = resolve));
@@ -104,7 +106,7 @@ export function chat(state, title, turns, more = {}) {
 function script(said, reply) {
 	const thinks = /THINK/.test(said) || reply.mode_asked === 'thinking';
 	const text = /MARKDOWN/.test(said) ? MARKDOWN : (said.match(/ECHO:([\s\S]*)/)?.[1] ?? 'That sounds like a lot for one day. Shall we look at it **piece by piece**? Tell me which part weighs most, and we start there.');
-	const thought = thinks ? 'The person sounds tired.\nNeed: to be heard before advice.\nTone: gentle, plain.' : null;
+	const thought = thinks ? 'feel: nervousness | need: comfort | tone: gentle | do: ask what weighs most' : null;
 	const events = [['started', { choice: thinks ? { mode: 'thinking', reason: 'your message speaks of a feeling' } : { mode: 'fast', reason: 'a short, plain message' }, prompt_tokens: 412, cached_tokens: 371 }]];
 	for (const piece of thought?.match(/\S+\s*/g) ?? []) events.push(['thought', { text: piece }]);
 	for (const piece of text.match(/[\s\S]{1,6}/g) ?? []) events.push(['text', { text: piece }]);
@@ -115,6 +117,8 @@ function script(said, reply) {
 
 function reply(state, chat, parent, said, mode, more = {}) {
 	const made = message(parent, 'assistant', '', { status: 'streaming', mode_asked: mode, ...more });
+	// What a picture needs without a word of it in the message.
+	said += state.also ?? '';
 	const { events, done } = script(said, made);
 	const run = { message: made, events, done, said, stopped: false, cut: /CUT/.test(said) };
 	state.runs ??= new Map();
@@ -187,6 +191,7 @@ export async function start(options = {}) {
 		let m;
 
 		if (at('GET', '/api/session')) return json(response, { user: state.signedIn ? state.user : null, csrf: 'token-1', instance: state.instance, model: state.model });
+		if (at('GET', '/api/model')) return json(response, state.model);
 		if (at('POST', '/api/session') || at('POST', '/api/sign-up')) {
 			if (body.password === 'wrong') return fail(response, 422, 'invalid', 'The name or the password is wrong.', { field: 'password' });
 			state.signedIn = true;
@@ -251,6 +256,11 @@ export async function start(options = {}) {
 			state.runs.set(old.id, { message: old, said: '', events: [['started', { choice: { mode: 'fast', reason: 'continued' } }], ['text', { text: old.content }], ['text', { text: more }]], done: { content: old.content + more, status: 'done' } });
 			return json(response, { reply: old }, 202);
 		}
+		if ((m = at('GET', '/api/messages/{}/reading'))) {
+			if (!state.reads) return fail(response, 404, 'not_found', 'There is no such reading.');
+			const likely = (label, probability) => ({ label, probability });
+			return json(response, { message_id: m[1], reading: { basis: 'trained', feelings: [likely('sadness', 0.81), likely('nervousness', 0.44)], intensity: 0.72, needs: [likely('comfort', 0.58)], risk: { probability: 0.03, is_cue: false }, formality: 0.2 } });
+		}
 		if ((m = at('GET', '/api/replies/{}/events'))) {
 			const run = state.runs?.get(m[1]);
 			if (!run) return fail(response, 404, 'not_found', 'There is no such reply.');
@@ -268,10 +278,14 @@ export async function start(options = {}) {
 			const said = body.messages.at(-1).content;
 			return stream(state, { message: made, said, ...script(said, made) }, response, 0);
 		}
+		if (at('POST', '/api/private/replies/{}/answer-now')) return state.release(), json(response, {}, 202);
 		if (at('GET', '/api/search')) {
 			const q = url.searchParams.get('q').toLowerCase();
-			const items = [];
-			for (const { conversation, messages } of state.chats.values())
+			// As the real one: titles first, which have no message.
+			const all = [...state.chats.values()];
+			const titled = all.filter(({ conversation }) => conversation.title.toLowerCase().includes(q));
+			const items = titled.map(({ conversation: { id, title } }) => ({ conversation_id: id, title, message_id: null, snippet: '' }));
+			for (const { conversation, messages } of all)
 				for (const x of messages) {
 					const i = x.content.toLowerCase().indexOf(q);
 					if (i >= 0) items.push({ conversation_id: conversation.id, title: conversation.title, message_id: x.id, snippet: `${x.content.slice(Math.max(0, i - 30), i)}\u0002${x.content.slice(i, i + q.length)}\u0003${x.content.slice(i + q.length, i + 60)}` });
@@ -292,10 +306,14 @@ export async function start(options = {}) {
 			state.shares = state.shares.filter((s) => s !== gone);
 			return json(response, {});
 		}
-		if (at('POST', '/api/import')) return json(response, { format: 'ChatGPT', imported: 3, skipped: [{ title: 'Broken one', reason: 'it has no messages' }] });
+		if (at('POST', '/api/import')) return json(response, state.report);
 		if (at('POST', '/api/feedback')) return state.feedback.push(body), json(response, state.receipt);
 		if (at('GET', '/api/personas')) return json(response, state.personas);
-		if (at('GET', '/api/style')) return json(response, state.style);
+		if (at('GET', '/api/style')) {
+			const asAsked = structuredClone(state.style);
+			if (state.late_ms > 0) await new Promise((resolve) => setTimeout(resolve, state.late_ms));
+			return json(response, asAsked);
+		}
 		if (at('PUT', '/api/style')) return json(response, Object.assign(state.style, body, { can_undo: true }));
 		if (at('POST', '/api/style/undo')) return json(response, Object.assign(state.style, { can_undo: false }));
 		if (at('DELETE', '/api/style')) return json(response, Object.assign(state.style, { persona: null, instructions: '', sliders: { warmth: 0, length: 0, formality: 0, humour: 0, directness: 0 }, explanation: [], can_undo: true }));
@@ -322,17 +340,27 @@ export async function start(options = {}) {
 		if (at('GET', '/api/account/consent')) return json(response, { training: state.training });
 		if (at('PUT', '/api/account/consent')) return (state.training = body.training), json(response, { training: state.training });
 		if (path.startsWith('/api/admin/') && state.user.role !== 'admin') return fail(response, 403, 'forbidden', 'Only administrators may do this.');
+		if (at('POST', '/api/model/retry')) {
+			state.model = { state: 'pulling', name: 'SmolLM2-135M-Instruct', bytes: 0, total_bytes: 98e6 };
+			return json(response, state.model, 202);
+		}
 		if (at('GET', '/api/admin/users')) return json(response, [{ ...state.user, disabled: false, created_ms: now() - 9e9, last_seen_ms: now(), usage_today: { requests: 37, tokens: 61240 } }, { id: 'u2', name: 'Kim', role: 'user', plan: 'free', disabled: true, created_ms: now() - 5e9, last_seen_ms: null, usage_today: null }]);
 		if (path.startsWith('/api/admin/users')) return json(response, {});
 		if (at('GET', '/api/admin/plans')) return json(response, [plan, { id: 'free', name: 'Free', limits: { requests: 50, tokens: 40000, thinking_tokens: 5000, concurrent: 1 }, prices: { prompt_microdollars: 0, cached_microdollars: 0, completion_microdollars: 0 } }]);
 		if (at('GET', '/api/admin/models')) return json(response, [{ id: 'rapport', name: 'SmolLM2-135M-Instruct', build: answered.build, context_tokens: 8192, state: 'ready', adapters: [] }]);
 		if (at('GET', '/api/admin/feedback')) return json(response, { items: [{ id: '1', at_ms: now(), user_name: 'Robin', kind: 'thumb', value: 1, build: answered.build, message_id: 'x' }, { id: '2', at_ms: now() - 9e5, user_name: 'Kim', kind: 'chip', value: 'too_long', build: answered.build, message_id: 'y' }], next: null });
 		if (at('GET', '/api/admin/feedback/days')) return json(response, { days: Array.from({ length: 30 }, (_, i) => ({ day: day(29 - i), total: ((i * 7) % 11) + ((i * 5) % 4) + (i % 3), counts: { thumb: (i * 7) % 11, chip: (i * 5) % 4, choice: i % 3 } })) });
-		if (at('GET', '/api/admin/settings')) return json(response, { instance_name: 'Rapport', sign_up: true, retention_days: null, default_persona: 'steady', default_plan: 'free' });
+		if (at('GET', '/api/admin/settings')) return json(response, { instance_name: 'Rapport', sign_up: true, retention_days: null, default_persona: 'steady', default_plan: 'free', choice_every: 25 });
 		if (at('PATCH', '/api/admin/settings')) return json(response, body);
 		if (at('GET', '/api/admin/live')) {
 			response.writeHead(200, { 'content-type': 'text/event-stream' });
-			for (let i = 0; i < 60; i++) response.write(`event: live\ndata: ${JSON.stringify({ streams: (i * 3) % 5, queue: i % 2, tokens_per_second: 120 + 60 * Math.sin(i / 6), prompt_tokens_per_second: 700 + 300 * Math.cos(i / 9), cache: { used_tokens: 4000 + i * 20, total_tokens: 8192, hit_share: 0.82 }, users_online: 2, memory_bytes: 213e6 })}\n\n`);
+			// Two minutes of an evening: people come and go, and what is written follows them.
+			for (let i = 0; i < 120; i++) {
+				const streams = Math.max(0, Math.round(3 + 2.4 * Math.sin(i / 17) + 1.2 * Math.sin(i / 5)));
+				const cache = { used_tokens: Math.round(3900 + 22 * i + 260 * Math.sin(i / 6)), total_tokens: 8192, hit_share: 0.78 + 0.06 * Math.sin(i / 13) };
+				const load = { streams, queue: streams > 5 ? streams - 5 : 0, tokens_per_second: streams === 0 ? 0 : 120 + 38 * streams + 9 * Math.sin(i), prompt_tokens_per_second: Math.max(0, 500 + 420 * Math.sin(i / 8) * Math.cos(i / 3)) };
+				response.write(`event: live\ndata: ${JSON.stringify({ ...load, cache, users_online: 4 + (i > 50 ? 1 : 0) + (i > 90 ? 1 : 0), memory_bytes: 208e6 + 9e4 * i })}\n\n`);
+			}
 			return;
 		}
 		return fail(response, 404, 'not_found', 'There is no such route.');
@@ -347,6 +375,7 @@ export async function start(options = {}) {
 			name = 'index.html';
 			bytes = await readFile(join(BUILD, name));
 		}
+		if (name === 'service-worker.js' && state.newer) bytes = Buffer.concat([bytes, Buffer.from(`\n// ${state.newer}`)]);
 		response.writeHead(200, {
 			'content-type': TYPES[extname(name)] ?? 'application/octet-stream', ...(options.policy === false ? {} : { 'content-security-policy': CSP }), 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer',
 			'cache-control': path.startsWith('/_app/immutable/') ? 'public, max-age=31536000, immutable' : 'no-cache',

@@ -24,6 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "rapport-store",
             "rapport-train",
             "rapport-types",
+            "rapport-upstream",
         ],
     ),
     ("rapport-eval", &["rapport-types"]),
@@ -32,7 +33,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("rapport-store", &["rapport-types"]),
     // Thoughts in training data are written as the local model's form writes them.
     ("rapport-train", &["rapport-kernels", "rapport-local", "rapport-model", "rapport-types"]),
-    ("rapport-testkit", &["rapport-types"]),
+    ("rapport-upstream", &["rapport-types"]),
+    ("rapport-testkit", &["rapport-model", "rapport-types"]),
 ];
 
 fn main() -> ExitCode {
@@ -52,10 +54,12 @@ fn check() -> ExitCode {
     ];
     let problems = edge_problems();
     println!("crate edges: {}", if problems.is_empty() { "ok" } else { "wrong" });
-    for problem in &problems {
+    let unnamed = fault_problems();
+    println!("tests of faults: {}", if unnamed.is_empty() { "ok" } else { "wrong" });
+    for problem in problems.iter().chain(&unnamed) {
         eprintln!("{problem}");
     }
-    let mut is_good = problems.is_empty();
+    let mut is_good = problems.is_empty() && unnamed.is_empty();
     for (name, arguments) in steps {
         println!("{name}: cargo {}", arguments.join(" "));
         let status =
@@ -67,6 +71,37 @@ fn check() -> ExitCode {
         }
     }
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Tests that `docs/faults.md` names and that are not there.
+fn fault_problems() -> Vec<String> {
+    let Ok(table) = std::fs::read_to_string("docs/faults.md") else {
+        return vec!["docs/faults.md cannot be read".to_owned()];
+    };
+    let mut sources = String::new();
+    add_sources(std::path::Path::new("crates"), &mut sources);
+    let rows = table.lines().filter(|line| line.starts_with("| F"));
+    let tests = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next());
+    let names = tests.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    names
+        .filter(|name| {
+            let is_file = name.contains('/') && std::path::Path::new(name).exists();
+            !is_file && !sources.contains(&format!("fn {name}("))
+        })
+        .map(|name| format!("docs/faults.md names the test `{name}`, which is not there"))
+        .collect()
+}
+
+/// The text of every Rust file in a folder.
+fn add_sources(folder: &std::path::Path, sources: &mut String) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            add_sources(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            *sources += &std::fs::read_to_string(&path).unwrap_or_default();
+        }
+    }
 }
 
 /// Dependencies between our crates that the table does not allow, read from the manifests.

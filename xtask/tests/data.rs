@@ -113,3 +113,23 @@ fn each_fault_is_found() {
         assert!(found.contains(expected), "{name}: expected {expected:?}, found {found}{said}");
     }
 }
+
+#[test]
+fn the_generated_conversations_are_those_that_the_facts_make() {
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("made");
+    std::fs::create_dir_all(&made).expect("creates folders");
+    let output = Command::new("python3")
+        .arg(root().join("scripts/make_fact_conversations.py"))
+        .arg(&made)
+        .output()
+        .expect("python3 runs: the README names it among what is needed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["f-facts.jsonl", "f-hints.jsonl", "f-unknown.jsonl"] {
+        let fresh = std::fs::read_to_string(made.join(name)).expect("was written");
+        let kept = std::fs::read_to_string(root().join("data/conversations").join(name))
+            .expect("is in the repository");
+        let differs = fresh.lines().zip(kept.lines()).find(|(fresh, kept)| fresh != kept);
+        assert_eq!(differs, None, "{name}: run scripts/make_fact_conversations.py");
+        assert_eq!(fresh.len(), kept.len(), "{name}: run scripts/make_fact_conversations.py");
+    }
+}

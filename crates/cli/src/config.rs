@@ -12,9 +12,12 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::bytes::ByteCount;
+use crate::options::{DEFAULT_CACHE_BYTES, KvForm};
 use rapport_cli::chat::Settings;
 use rapport_cli::pull::{DEFAULT_MODEL, ModelReference};
 use rapport_kernels::Isa;
+use rapport_server::{LogFormat, LogLevel};
 use rapport_types::{Mode, SamplingDraft, ThinkingBudget};
 use serde_json::json;
 
@@ -48,6 +51,14 @@ const SETTINGS: &[Setting] = &[
         check: |_| Ok(()),
     },
     Setting {
+        key: "reading",
+        variable: "RAPPORT_READING",
+        flag: Some(("reading", None)),
+        is_secret: false,
+        default: || "on".to_owned(),
+        check: parses::<crate::read::ReadingSwitch>,
+    },
+    Setting {
         key: "threads",
         variable: "RAPPORT_THREADS",
         flag: Some(("threads", None)),
@@ -62,6 +73,25 @@ const SETTINGS: &[Setting] = &[
         is_secret: false,
         default: || Isa::detect().to_string(),
         check: parses::<Isa>,
+    },
+    Setting {
+        key: "kv",
+        variable: "RAPPORT_KV",
+        flag: Some(("kv", None)),
+        is_secret: false,
+        default: || KvForm::F16.to_string(),
+        check: parses::<KvForm>,
+    },
+    Setting {
+        key: "draft",
+        variable: "RAPPORT_DRAFT",
+        flag: Some(("draft", None)),
+        is_secret: false,
+        default: String::new,
+        check: |text| match text {
+            "" => Ok(()),
+            text => ModelReference::parse(text).map(drop).map_err(|error| error.to_string()),
+        },
     },
     Setting {
         key: "chat.mode",
@@ -151,6 +181,22 @@ const SETTINGS: &[Setting] = &[
         check: |_| Ok(()),
     },
     Setting {
+        key: "serve.cache_dir",
+        variable: "RAPPORT_CACHE_DIR",
+        flag: Some(("cache_dir", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.cache_bytes",
+        variable: "RAPPORT_CACHE_BYTES",
+        flag: Some(("cache_bytes", Some("serve"))),
+        is_secret: false,
+        default: || DEFAULT_CACHE_BYTES.to_string(),
+        check: parses::<ByteCount>,
+    },
+    Setting {
         key: "serve.database",
         variable: "RAPPORT_DATABASE",
         flag: Some(("database", Some("serve"))),
@@ -162,6 +208,162 @@ const SETTINGS: &[Setting] = &[
         key: "serve.plans",
         variable: "RAPPORT_PLANS",
         flag: Some(("plans", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.tls_cert",
+        variable: "RAPPORT_TLS_CERT",
+        flag: Some(("tls_cert", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.upstream",
+        variable: "RAPPORT_UPSTREAM",
+        flag: Some(("upstream", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.tls_key",
+        variable: "RAPPORT_TLS_KEY",
+        flag: Some(("tls_key", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.retention_days",
+        variable: "RAPPORT_RETENTION_DAYS",
+        flag: Some(("retention_days", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |text| match text.parse() {
+            Ok(1..=36_500_u32) => Ok(()),
+            _ if text.is_empty() => Ok(()),
+            _ => Err(format!("`{text}` is not a number of days from 1 to 36500")),
+        },
+    },
+    Setting {
+        key: "serve.public_url",
+        variable: "RAPPORT_PUBLIC_URL",
+        flag: Some(("public_url", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.log_format",
+        variable: "RAPPORT_LOG_FORMAT",
+        flag: Some(("log_format", Some("serve"))),
+        is_secret: false,
+        default: || "text".to_owned(),
+        check: parses::<LogFormat>,
+    },
+    Setting {
+        key: "serve.log_level",
+        variable: "RAPPORT_LOG_LEVEL",
+        flag: Some(("log_level", Some("serve"))),
+        is_secret: false,
+        default: || "warn".to_owned(),
+        check: parses::<LogLevel>,
+    },
+    Setting {
+        key: "serve.input_filter",
+        variable: "RAPPORT_INPUT_FILTER",
+        flag: Some(("input_filter", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.policy",
+        variable: "RAPPORT_POLICY",
+        flag: Some(("policy", Some("serve"))),
+        is_secret: false,
+        default: || "off".to_owned(),
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.otlp_endpoint",
+        variable: "OTEL_EXPORTER_OTLP_ENDPOINT",
+        flag: Some(("otlp_endpoint", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |text| collector(text).map(drop),
+    },
+    Setting {
+        key: "serve.upstream_model",
+        variable: "RAPPORT_UPSTREAM_MODEL",
+        flag: Some(("upstream_model", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "oidc.issuer",
+        variable: "RAPPORT_OIDC_ISSUER",
+        flag: Some(("oidc_issuer", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.upstream_key_env",
+        variable: "RAPPORT_UPSTREAM_KEY_ENV",
+        flag: Some(("upstream_key_env", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "oidc.client_id",
+        variable: "RAPPORT_OIDC_CLIENT_ID",
+        flag: Some(("oidc_client_id", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.upstream_config",
+        variable: "RAPPORT_UPSTREAM_CONFIG",
+        flag: Some(("upstream_config", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "oidc.client_secret",
+        variable: "RAPPORT_OIDC_CLIENT_SECRET",
+        flag: None,
+        is_secret: true,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "oidc.label",
+        variable: "RAPPORT_OIDC_LABEL",
+        flag: Some(("oidc_label", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "oidc.domains",
+        variable: "RAPPORT_OIDC_DOMAINS",
+        flag: Some(("oidc_domains", Some("serve"))),
+        is_secret: false,
+        default: String::new,
+        check: |_| Ok(()),
+    },
+    Setting {
+        key: "oidc.admins",
+        variable: "RAPPORT_OIDC_ADMINS",
+        flag: Some(("oidc_admins", Some("serve"))),
         is_secret: false,
         default: String::new,
         check: |_| Ok(()),
@@ -188,13 +390,21 @@ fn parses<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<(), String> 
     text.parse::<T>().map(drop).map_err(|error| format!("`{text}`: {error}"))
 }
 
+/// Where traces go; empty for nowhere.
+pub(crate) fn collector(text: &str) -> Result<String, String> {
+    if !text.is_empty() {
+        endpoint(text)?;
+    }
+    Ok(text.to_owned())
+}
+
 fn endpoint(text: &str) -> Result<(), String> {
     let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
         return Err("it is not an http(s) address".to_owned());
     };
     // An address is said in messages and records, so it must not carry a secret.
     if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
-        return Err("it has a name or password in it: say who asks with `hub.token`".to_owned());
+        return Err("it has a name or password in it, and addresses are written down".to_owned());
     }
     Ok(())
 }
@@ -323,7 +533,7 @@ impl Config {
         writeln!(out, "# {}{note}", self.path.display())?;
         for (key, value, source) in rows {
             let value = if value.is_empty() { "-".to_owned() } else { on_one_line(&value) };
-            writeln!(out, "{key:<17} {value:<24} {source}")?;
+            writeln!(out, "{key:<22} {value:<24} {source}")?;
         }
         Ok(())
     }
@@ -334,7 +544,7 @@ fn hidden(setting: &Setting, value: String) -> String {
 }
 
 /// The value with its line ends, and whatever else could steer a terminal, written out.
-fn on_one_line(value: &str) -> String {
+pub(crate) fn on_one_line(value: &str) -> String {
     let mut line = String::with_capacity(value.len());
     for c in value.chars() {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
@@ -440,6 +650,17 @@ mod tests {
             Command::Chat(options) => options.mode,
             _ => unreachable!("the command is chat"),
         }
+    }
+
+    #[test]
+    fn a_collector_that_is_no_address_is_refused_wherever_it_is_said() {
+        for text in ["nonsense", "http://name:word@127.0.0.1"] {
+            let flags = ["rapport", "serve", "--otlp-endpoint", text];
+            assert!(Cli::command().try_get_matches_from(flags).is_err(), "{text}");
+            load("", &[("OTEL_EXPORTER_OTLP_ENDPOINT", text)]).unwrap_err();
+        }
+        let flags = ["rapport", "serve", "--otlp-endpoint", "http://127.0.0.1:4318"];
+        Cli::command().try_get_matches_from(flags).unwrap();
     }
 
     #[test]

@@ -11,11 +11,10 @@ use rapport_eval::blind::{self, Side};
 use rapport_eval::devset::{self, Asking, Item, Reply};
 use rapport_eval::statistics::Share;
 use rapport_eval::{jsonl, score};
-use rapport_local::{LocalModel, LocalOptions};
 use rapport_types::{Mode, SamplingDraft};
 
 use crate::options::{AdapterOptions, ComputeOptions};
-use rapport_cli::pull::{self, DEFAULT_MODEL, Paths};
+use rapport_cli::pull::{DEFAULT_MODEL, Paths};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EvalCommand {
@@ -132,9 +131,7 @@ fn ask(options: &AskOptions, paths: &Paths, out: &mut impl Write) -> anyhow::Res
         system: options.system.clone(),
         at_once: options.at_once,
     };
-    let path = pull::resolve(&options.model, paths)?;
-    let local = LocalOptions { adapter: options.adapter.open()?, ..LocalOptions::default() };
-    let model = LocalModel::open(&path, options.compute.compute(), &local)?;
+    let model = options.adapter.open_model(&options.model, &options.compute, paths)?;
     let bar = indicatif::ProgressBar::new(items.len() as u64);
     let replies = devset::ask(&model, &items, &asking, |n| bar.set_position(n as u64))?;
     bar.finish_and_clear();

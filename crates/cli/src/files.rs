@@ -6,16 +6,19 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use rapport_kernels::blocks::BlockType;
+use rapport_model::AdapterFile;
 use rapport_model::chat_template::{ChatTemplate, TemplateTokens};
 use rapport_model::gguf::{Gguf, Value};
 use rapport_model::quantize::quantize_file;
 
-use crate::options::QuantizeOptions;
+use crate::config::on_one_line;
+use crate::options::{QuantizeOptions, base_check};
 
 /// Characters of a metadata value that are shown.
 const SHOWN_CHARS: usize = 70;
 
-/// Prints metadata, tensors by type, and what is known of the template.
+/// Prints metadata, tensors by type, and what is known of the template. Files are strangers: nothing
+/// of theirs reaches the terminal raw.
 pub(crate) fn inspect(file: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let gguf = Gguf::open(file)?;
     writeln!(
@@ -26,7 +29,7 @@ pub(crate) fn inspect(file: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         gguf.tensors().len()
     )?;
     for (key, value) in gguf.metadata().iter() {
-        writeln!(out, "{key:<44} {}", shown(&value))?;
+        writeln!(out, "{:<44} {}", on_one_line(key), shown(&value))?;
     }
     let mut by_type: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
     for info in gguf.tensors() {
@@ -41,13 +44,19 @@ pub(crate) fn inspect(file: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     }
     writeln!(out)?;
     for info in gguf.tensors() {
-        writeln!(out, "{:<32} {:<6} {:?}", info.name, info.block_type.name(), info.dims)?;
+        let name = on_one_line(&info.name);
+        writeln!(out, "{name:<32} {:<6} {:?}", info.block_type.name(), info.dims)?;
     }
     if let Some(source) = gguf.metadata().optional_string("tokenizer.chat_template")? {
-        writeln!(out, "\nchat template:\n{source}\n")?;
+        writeln!(out, "\nchat template:")?;
+        source.lines().try_for_each(|line| writeln!(out, "{}", on_one_line(line)))?;
+        writeln!(out)?;
         match ChatTemplate::parse(source, TemplateTokens::default()) {
             Ok(template) => match template.thinking() {
-                Some(style) => writeln!(out, "thinks between {} and {}", style.open, style.close)?,
+                Some(style) => {
+                    let [open, close] = [&style.open, &style.close].map(|mark| on_one_line(mark));
+                    writeln!(out, "thinks between {open} and {close}")?;
+                }
                 None => writeln!(out, "has no thinking of its own")?,
             },
             Err(error) => writeln!(out, "this template cannot be used: {error}")?,
@@ -56,14 +65,13 @@ pub(crate) fn inspect(file: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line of a value; files are strangers, so nothing of it reaches the terminal raw.
+/// One line of a value.
 fn shown(value: &Value<'_>) -> String {
-    let whole = match value {
+    let line = match value {
         Value::Array(array) => format!("{} x {:?}", array.len(), array.element_type()),
-        other => format!("{other:?}"),
+        Value::String(text) => on_one_line(&String::from_utf8_lossy(text)),
+        number => format!("{number:?}"),
     };
-    let line: String = whole.chars().flat_map(char::escape_debug).collect();
-    let line = line.replace("\\\"", "\"");
     match line.char_indices().nth(SHOWN_CHARS) {
         Some((at, _)) => format!("{}...", &line[..at]),
         None => line,
@@ -76,7 +84,7 @@ pub(crate) fn quantize(options: &QuantizeOptions, out: &mut impl Write) -> anyho
         .into_iter()
         .find(|block_type| block_type.name().eq_ignore_ascii_case(&options.block_type));
     let Some(target) = target else {
-        bail!("`{}` is no type of weights: use Q4_0, Q8_0, Q4_K or Q6_K", options.block_type);
+        bail!("`{}` is no type of weights: use F16, Q4_0, Q8_0, Q4_K or Q6_K", options.block_type);
     };
     let source = Gguf::open(&options.source)?;
     let folder = match options.out.parent() {
@@ -86,7 +94,11 @@ pub(crate) fn quantize(options: &QuantizeOptions, out: &mut impl Write) -> anyho
     let mut part = tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("cannot write in {}", folder.display()))?;
     let mut file = BufWriter::new(part.as_file_mut());
-    quantize_file(&source, target, &mut file, |_| {})?;
+    let adapter = options.merge.as_deref().map(AdapterFile::open).transpose()?;
+    if let Some(adapter) = &adapter {
+        adapter.check_base_file(&options.source, base_check(options.any_base))?;
+    }
+    quantize_file(&source, target, adapter.as_ref(), &mut file, |_| {})?;
     file.flush()?;
     drop(file);
     part.persist(&options.out)

@@ -78,8 +78,8 @@ pub(crate) fn doctor(paths: &Paths, out: &mut impl Write) -> io::Result<()> {
             )?;
         }
     }
-    match pull::resolve(pull::DEFAULT_MODEL, paths) {
-        Ok(path) => writeln!(out, "default model    {}", path.display()),
+    match pull::find(pull::DEFAULT_MODEL, paths) {
+        Ok(files) => writeln!(out, "default model    {}", files.gguf.display()),
         Err(error) => writeln!(out, "default model    ! {error}"),
     }
 }

@@ -4,6 +4,7 @@
 //! a file.
 
 mod bench;
+mod bytes;
 mod config;
 mod eval;
 mod files;
@@ -11,9 +12,14 @@ mod machine;
 mod measure;
 mod options;
 mod persona;
+mod read;
+mod reward;
+mod rollouts;
 mod serve;
+mod store;
 mod talk;
 mod train;
+mod users;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -61,7 +67,8 @@ fn described(error: &anyhow::Error) -> String {
 }
 
 fn run() -> anyhow::Result<ExitCode> {
-    let config = match Config::load(Paths::from_environment(os_variable).config, os_variable) {
+    let config = match Config::load(Paths::from_environment(os_variable, None).config, os_variable)
+    {
         Ok(config) => config,
         Err(error) => {
             // Help and the version are given even so; they end the program here.
@@ -69,14 +76,18 @@ fn run() -> anyhow::Result<ExitCode> {
             return Err(error.into());
         }
     };
-    let paths = Paths::from_environment(|name| {
-        let from_file = |key| config.get(key).map(OsString::from);
-        os_variable(name).or_else(|| match name {
-            "HF_ENDPOINT" => from_file("hub.endpoint"),
-            "HF_TOKEN" => from_file("hub.token"),
-            _ => None,
-        })
-    });
+    let executable = std::env::current_exe().ok();
+    let paths = Paths::from_environment(
+        |name| {
+            let from_file = |key| config.get(key).map(OsString::from);
+            os_variable(name).or_else(|| match name {
+                "HF_ENDPOINT" => from_file("hub.endpoint"),
+                "HF_TOKEN" => from_file("hub.token"),
+                _ => None,
+            })
+        },
+        executable.as_deref(),
+    );
     let matches = config.apply(Cli::command()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let out = &mut io::stdout();
@@ -91,8 +102,19 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Show { json }) => config.show(json, out)?,
         Command::Serve(options) => {
             let key = |name| config.get(name).filter(|key| !key.is_empty()).map(str::to_owned);
-            let keys = serve::Keys { shared: key("serve.api_key"), admin: key("serve.admin_key") };
+            let keys = serve::Keys {
+                shared: key("serve.api_key"),
+                admin: key("serve.admin_key"),
+                oidc: key("oidc.client_secret"),
+            };
             serve::run(options, keys, &paths)?;
+        }
+        Command::Store { place, command } => {
+            store::run(&command, &place.location(&config, &paths), out)?;
+        }
+        Command::Users { place, command } => {
+            let plans = store::plans(config.get("serve.plans").map(std::path::Path::new))?;
+            users::run(&command, &place.location(&config, &paths), &plans, out)?;
         }
         Command::Train(options) => return train::run(&options, &paths, out),
         Command::Inspect { file } => files::inspect(&file, out)?,
@@ -102,7 +124,9 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Logits(options) => measure::logits(&options, &paths, out)?,
         Command::Perplexity(options) => measure::perplexity(&options, &paths, out)?,
         Command::Persona(command) => persona::run(&command, out)?,
+        Command::Read(command) => read::run(command, out)?,
         Command::Eval(command) => eval::run(&command, &paths, out)?,
+        Command::Reward(command) => reward::run(&command, &paths, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -129,6 +153,7 @@ fn bring(options: &PullCommand, paths: &Paths) -> anyhow::Result<ExitCode> {
         } else {
             ProgressStyleChoice::Automatic
         },
+        watched: None,
         cancelled: &cancelled,
     });
     let pulled = match pulled {

@@ -11,7 +11,7 @@ use rapport_model::tokenizer::{Tokenizer, Trust, Vocabulary};
 use rapport_model::{Batch, BatchSequence, Logits, PackedAdapter, Scratch, Transformer};
 
 use crate::options::{AdapterOptions, LogitsOptions, PerplexityOptions};
-use rapport_cli::pull::{self, Paths};
+use rapport_cli::pull::{self, ModelFiles, Paths};
 
 /// Positions computed in one pass: bounds the memory that logits take.
 const CHUNK_TOKENS: usize = 64;
@@ -22,10 +22,10 @@ pub(crate) fn logits(
     paths: &Paths,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let path = pull::resolve(&options.model, paths)?;
+    let files = pull::find(&options.model, paths)?;
     let compute = options.compute.compute();
-    let model = Transformer::load(&Gguf::open(&path)?, &compute)?;
-    let adapter = pack(&options.adapter, &model, &compute)?;
+    let model = Transformer::load(&Gguf::open(&files.gguf)?, &compute)?;
+    let adapter = pack((&options.adapter, &files), &model, &compute)?;
     let subject = (&model, adapter.as_ref());
     check(&model, &options.tokens)?;
     let file = File::create(&options.out)
@@ -48,13 +48,13 @@ pub(crate) fn perplexity(
     paths: &Paths,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let path = pull::resolve(&options.model, paths)?;
+    let files = pull::find(&options.model, paths)?;
     let compute = options.compute.compute();
-    let gguf = Gguf::open(&path)?;
+    let gguf = Gguf::open(&files.gguf)?;
     let tokenizer = Tokenizer::new(&Vocabulary::from_gguf(&gguf)?)?;
     let model = Transformer::load(&gguf, &compute)?;
     drop(gguf);
-    let adapter = pack(&options.adapter, &model, &compute)?;
+    let adapter = pack((&options.adapter, &files), &model, &compute)?;
     let subject = (&model, adapter.as_ref());
     let text = std::fs::read_to_string(&options.file)
         .with_context(|| format!("cannot read {}", options.file.display()))?;
@@ -86,11 +86,11 @@ pub(crate) fn perplexity(
 }
 
 fn pack(
-    options: &AdapterOptions,
+    (options, files): (&AdapterOptions, &ModelFiles),
     model: &Transformer,
     compute: &Compute,
 ) -> anyhow::Result<Option<PackedAdapter>> {
-    Ok(options.open()?.map(|file| model.pack_adapter(compute, &file)).transpose()?)
+    Ok(options.open(files)?.map(|file| model.pack_adapter(compute, &file)).transpose()?)
 }
 
 fn check(model: &Transformer, tokens: &[u32]) -> anyhow::Result<()> {

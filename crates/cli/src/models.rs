@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::pull::{Catalog, Condition, Paths, PullError, Record, size};
+use crate::pull::{Catalog, Condition, Paths, PullError, Record, find_adapter, size};
 
 /// A model of the catalogue or of the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -17,7 +17,7 @@ pub struct ModelRow {
     pub licence: Option<String>,
     pub size_bytes: u64,
     pub state: ModelState,
-    /// Where its file is or was.
+    /// Where its file is or was; of one that is another with an adapter, the adapter's.
     pub path: Option<PathBuf>,
 }
 
@@ -64,6 +64,20 @@ pub fn list(paths: &Paths) -> Result<Vec<ModelRow>, PullError> {
             }
         })
         .collect();
+    rows.extend(catalog.adapted.iter().map(|adapted| {
+        let (base_state, _) = find(paths, &adapted.base);
+        let adapter = find_adapter(adapted, paths).ok();
+        let base = catalog.get(&adapted.base).map_or(0, |entry| entry.size_bytes);
+        let own = adapter.as_ref().and_then(|file| file.metadata().ok());
+        ModelRow {
+            name: adapted.name.clone(),
+            description: adapted.description.clone(),
+            licence: Some(adapted.licence.clone()),
+            size_bytes: base + own.map_or(0, |file| file.len()),
+            state: if adapter.is_some() { base_state } else { ModelState::Missing },
+            path: adapter.filter(|_| base_state == ModelState::Pulled),
+        }
+    }));
     let folders = std::fs::read_dir(paths.cache.join("models"));
     let mut others: Vec<ModelRow> = folders
         .into_iter()
@@ -72,7 +86,7 @@ pub fn list(paths: &Paths) -> Result<Vec<ModelRow>, PullError> {
         .filter_map(|folder| {
             let name = folder.file_name().into_string().ok()?;
             let record = Record::load(&folder.path())?;
-            if catalog.get(&name).is_some() {
+            if catalog.get(&name).is_some() || catalog.adapted(&name).is_some() {
                 return None;
             }
             let (state, path) = find(paths, &name);

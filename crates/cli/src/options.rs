@@ -1,21 +1,30 @@
 //! Every flag of every command.
 
+use std::fmt;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use rapport_kernels::{Compute, Isa};
-use rapport_model::AdapterFile;
+use rapport_kernels::{Compute, Isa, KvType};
+use rapport_local::{DiskCache, IfUnusable, LocalModel, LocalOptions, NamedAdapter, Notices};
+use rapport_model::adapter::ROUTED_FILE;
+use rapport_model::{AdapterFile, BaseCheck};
 use rapport_types::{Mode, OutputFormat, ThinkingBudget};
 
 use crate::bench::BenchOptions;
+use crate::bytes::ByteCount;
 use crate::eval::EvalCommand;
 use crate::persona::PersonaCommand;
+use crate::read::{ReadCommand, ReadingSwitch};
+use crate::reward::RewardCommand;
 use crate::serve::ServeCommand;
+use crate::store::{Place, StoreCommand};
 use crate::train::TrainCommand;
+use crate::users::UsersCommand;
 use rapport_cli::chat::Settings;
-use rapport_cli::pull::DEFAULT_MODEL;
+use rapport_cli::pull::{self, DEFAULT_MODEL, ModelFiles, Paths};
 
 /// A conversational AI that you own: warm, honest, and yours to run.
 #[derive(Debug, Parser)]
@@ -30,7 +39,7 @@ pub(crate) enum Command {
     /// Talk: in the terminal, or one message through a pipe
     Chat(ChatCommand),
     /// Serve the model to programs, in OpenAI's protocol
-    Serve(ServeCommand),
+    Serve(Box<ServeCommand>),
     /// Bring a model to this machine
     Pull(PullCommand),
     /// List the models of the catalogue and of this machine
@@ -42,6 +51,20 @@ pub(crate) enum Command {
     /// Settings: flags win over RAPPORT_* variables, those over config.toml
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Copy, restore and clean what a server remembers
+    Store {
+        #[command(flatten)]
+        place: Place,
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+    /// Accounts and API keys, from the machine that has them
+    Users {
+        #[command(flatten)]
+        place: Place,
+        #[command(subcommand)]
+        command: UsersCommand,
+    },
     /// Train an adapter by a recipe
     Train(TrainCommand),
     /// Show what is in a model file
@@ -59,6 +82,11 @@ pub(crate) enum Command {
     /// Ask a set of prompts, compare two builds blindly, and score what readers said
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Read a message: feeling, need, danger, formality
+    Read(ReadCommand),
+    /// Score replies, prove the score on pairs, serve it to trainers
+    #[command(subcommand)]
+    Reward(RewardCommand),
     /// List, show and check personas
     #[command(subcommand)]
     Persona(PersonaCommand),
@@ -108,17 +136,220 @@ impl ComputeOptions {
     }
 }
 
+/// How the engine keeps what it computed, and what guesses ahead.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EngineOptions {
+    /// How keys and values are kept: f16, or q8_0 in half the memory
+    #[arg(long, default_value_t = KvForm::F16)]
+    kv: KvForm,
+    /// A smaller model with the same tokens that guesses ahead: the text stays the same
+    #[arg(long, value_name = "MODEL")]
+    draft: Option<String>,
+    /// Where cached keys and values go on disk, so that conversations go on quickly after a restart;
+    /// a server has `cache` in its --data, if that is its store
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// The most they may take there, such as 500MB; 0 keeps nothing on disk
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_CACHE_BYTES)]
+    cache_bytes: ByteCount,
+}
+
+/// What cached keys and values take on disk at most.
+pub(crate) const DEFAULT_CACHE_BYTES: ByteCount = ByteCount(2_000_000_000);
+
+impl EngineOptions {
+    /// The options of a model that are said here; `cache` is where it keeps pages on disk if nothing
+    /// else is said.
+    pub(crate) fn local(
+        &self,
+        model: &ModelFiles,
+        adapters: &AdaptersOptions,
+        cache: Option<PathBuf>,
+        paths: &Paths,
+    ) -> anyhow::Result<LocalOptions> {
+        let chosen = self.cache_dir.clone().filter(|folder| !folder.as_os_str().is_empty());
+        let if_unusable = if chosen.is_some() { IfUnusable::Fail } else { IfUnusable::GoOn };
+        let directory = chosen.or(cache).filter(|_| self.cache_bytes.0 > 0);
+        let draft = self.draft.as_deref().filter(|draft| !draft.is_empty());
+        let (adapters, base_check, default_adapter) = adapters.open(model)?;
+        Ok(LocalOptions {
+            kv_type: self.kv.kv_type(),
+            disk_cache: directory.map(|directory| DiskCache {
+                directory,
+                max_bytes: self.cache_bytes.0,
+                if_unusable,
+            }),
+            draft: draft.map(|draft| pull::resolve(draft, paths)).transpose()?,
+            adapters,
+            default_adapter,
+            base_check,
+            notices: Notices::new(|notice| crate::say(format_args!("rapport: {notice}"))),
+            ..LocalOptions::default()
+        })
+    }
+}
+
+/// How keys and values are kept, in the words of other engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KvForm {
+    F16,
+    Q8,
+}
+
+impl KvForm {
+    fn kv_type(self) -> KvType {
+        match self {
+            Self::F16 => KvType::F16,
+            Self::Q8 => KvType::Q8,
+        }
+    }
+}
+
+impl FromStr for KvForm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f16" => Ok(Self::F16),
+            "q8_0" => Ok(Self::Q8),
+            _ => Err("use f16 or q8_0".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for KvForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "f16",
+            Self::Q8 => "q8_0",
+        })
+    }
+}
+
+/// What can be added to the model, each under a name that requests may choose.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct AdaptersOptions {
+    /// An adapter: a file, or a folder as training or peft writes it; or a folder with several, each
+    /// under the name it has there. May be given again; the first that is given by itself answers
+    /// where none is chosen
+    #[arg(long = "adapter", id = "adapter", value_name = "[NAME=]PATH")]
+    adapters: Vec<String>,
+    /// Use adapters even if they were trained on another model file
+    #[arg(long)]
+    any_base: bool,
+}
+
+/// What the flag `--any-base` says.
+pub(crate) fn base_check(any_base: bool) -> BaseCheck {
+    if any_base { BaseCheck::Any } else { BaseCheck::Same }
+}
+
+impl AdaptersOptions {
+    /// Whether all that is named here can be read, before there is a model.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        self.open(&ModelFiles { gguf: PathBuf::new(), adapter: None }).map(drop)
+    }
+
+    /// All adapters, with which files they may be used, and the name of the one that answers by
+    /// default: the first that is named here, or the model's own.
+    fn open(
+        &self,
+        model: &ModelFiles,
+    ) -> anyhow::Result<(Vec<NamedAdapter>, BaseCheck, Option<String>)> {
+        let (mut adapters, mut default) = (Vec::new(), None);
+        for given in self.adapters.iter().filter(|given| !given.is_empty()) {
+            let (name, path) = match given.split_once('=') {
+                Some((name, path)) if !Path::new(given).exists() => (Some(name), Path::new(path)),
+                _ => (None, Path::new(given)),
+            };
+            let inside = if name.is_none() { adapters_in(path)? } else { Vec::new() };
+            if inside.is_empty() {
+                let name = name.map_or_else(|| adapter_name(path), str::to_owned);
+                adapters.push(NamedAdapter { name: name.clone(), file: AdapterFile::open(path)? });
+                default.get_or_insert(name);
+            }
+            for path in inside {
+                let name = adapter_name(&path);
+                adapters.push(NamedAdapter { name, file: AdapterFile::open(&path)? });
+            }
+        }
+        if let Some(path) = &model.adapter {
+            let name = adapter_name(path);
+            if !adapters.iter().any(|adapter| adapter.name == name) {
+                adapters.push(NamedAdapter { name: name.clone(), file: AdapterFile::open(path)? });
+                default.get_or_insert(name);
+            }
+        }
+        Ok((adapters, base_check(self.any_base), default))
+    }
+}
+
+/// The adapters that lie beside each other in a folder, by name; none if it is an adapter itself.
+fn adapters_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !folder.is_dir() || AdapterFile::is_folder_of_one(folder) {
+        return Ok(Vec::new());
+    }
+    let entries = folder.read_dir().with_context(|| folder.display().to_string())?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths = paths.collect::<Result<Vec<_>, _>>()?;
+    let has_ending = |path: &Path| {
+        path.extension().is_some_and(|ending| ending == "gguf" || ending == "safetensors")
+    };
+    paths.retain(|path| {
+        if path.is_dir() { AdapterFile::is_folder_of_one(path) } else { has_ending(path) }
+    });
+    paths.sort();
+    Ok(paths)
+}
+
+/// What an adapter is called after its place: its folder's name or its file's own.
+fn adapter_name(path: &Path) -> String {
+    let is_whole = path.is_dir() || path.file_name().is_some_and(|name| name != ROUTED_FILE);
+    let named = if is_whole { Some(path) } else { path.parent() };
+    let absolute = named.and_then(|path| std::path::absolute(path).ok());
+    let name = absolute.as_deref().map(|path| {
+        let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+        name.unwrap_or_default().to_string_lossy().into_owned()
+    });
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    name.unwrap_or_default().chars().map(plain).collect()
+}
+
 /// What is added to the model.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct AdapterOptions {
     /// An adapter that is added to the model: a file, or a folder as training or peft writes it
     #[arg(long, value_name = "PATH")]
     adapter: Option<PathBuf>,
+    /// Use it even if it was trained on another model file
+    #[arg(long)]
+    any_base: bool,
 }
 
 impl AdapterOptions {
-    pub(crate) fn open(&self) -> anyhow::Result<Option<AdapterFile>> {
-        Ok(self.adapter.as_deref().map(AdapterFile::open).transpose()?)
+    /// The adapter that is named, or the model's own, if it may be used with the model's file.
+    pub(crate) fn open(&self, model: &ModelFiles) -> anyhow::Result<Option<AdapterFile>> {
+        let path = self.adapter.as_ref().or(model.adapter.as_ref());
+        let Some(file) = path.map(|path| AdapterFile::open(path)).transpose()? else {
+            return Ok(None);
+        };
+        file.check_base_file(&model.gguf, base_check(self.any_base))?;
+        Ok(Some(file))
+    }
+
+    /// A model of the catalogue or a file, always with this adapter.
+    pub(crate) fn open_model(
+        &self,
+        reference: &str,
+        compute: &ComputeOptions,
+        paths: &Paths,
+    ) -> anyhow::Result<LocalModel> {
+        let files = pull::find(reference, paths)?;
+        let named = |file| NamedAdapter { name: "default".to_owned(), file };
+        let adapters: Vec<NamedAdapter> = self.open(&files)?.map(named).into_iter().collect();
+        let default_adapter = adapters.first().map(|adapter| adapter.name.clone());
+        let local = LocalOptions { adapters, default_adapter, ..LocalOptions::default() };
+        Ok(LocalModel::open(&files.gguf, compute.compute(), &local)?)
     }
 }
 
@@ -136,6 +367,9 @@ pub(crate) struct ChatCommand {
     /// Who answers: a persona that comes along, or its .toml file (`rapport persona list`)
     #[arg(long)]
     pub(crate) persona: Option<String>,
+    /// Whether messages are read: for auto mode, and to help where there is danger
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    pub(crate) reading: ReadingSwitch,
     /// What the model is told before the conversation
     #[arg(long)]
     pub(crate) system: Option<String>,
@@ -160,7 +394,9 @@ pub(crate) struct ChatCommand {
     #[arg(long)]
     pub(crate) load: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) adapter: AdapterOptions,
+    pub(crate) adapters: AdaptersOptions,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
     #[command(flatten)]
     pub(crate) compute: ComputeOptions,
 }
@@ -197,9 +433,15 @@ impl FormatOptions {
 pub(crate) struct QuantizeOptions {
     pub(crate) source: PathBuf,
     pub(crate) out: PathBuf,
-    /// Q4_0, Q8_0, Q4_K, Q6_K, ...
+    /// F32, F16, Q4_0, Q8_0, Q4_K, Q6_K, ...
     #[arg(long = "type")]
     pub(crate) block_type: String,
+    /// An adapter that becomes part of the weights; routed experts cannot
+    #[arg(long = "adapter", id = "merged_adapter", value_name = "PATH")]
+    pub(crate) merge: Option<PathBuf>,
+    /// Merge it even if it was trained on another model file
+    #[arg(long)]
+    pub(crate) any_base: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,11 +4,15 @@ use std::io::{self, BufReader};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rapport_local::{DEFAULT_KV_TOKENS, LocalModel, LocalOptions};
+use rapport_local::{LocalModel, LocalOptions};
 use rapport_persona::Layers;
-use rapport_types::{Generate, SamplingDraft};
+use rapport_types::{
+    AdapterInfo, Control, EventSink, Generate, GenerateError, Message, ModelInfo, OutputFormat,
+    Request, Role, SamplingDraft, TextToken,
+};
 
-use crate::options::{ChatCommand, ComputeOptions};
+use crate::options::{AdaptersOptions, ChatCommand, ComputeOptions, EngineOptions};
+use crate::read::{ReadingSwitch, needs_written_answers, written_answers};
 use rapport_cli::chat::{
     self, Backend, ChatOptions, Details, Interrupts, PipeInput, Settings, Streams,
     SwitchModelError, Terminal, ThoughtView,
@@ -16,9 +20,52 @@ use rapport_cli::chat::{
 use rapport_cli::models::{self, ModelState};
 use rapport_cli::pull::{self, Paths};
 
-struct LocalBackend {
+/// A model whose person is read: where a message speaks of danger, the model is told to help first.
+struct Guided {
     model: LocalModel,
+    reading: ReadingSwitch,
+    /// Whether somebody in danger is answered in words that people wrote.
+    has_written_answers: bool,
+}
+
+impl Generate for Guided {
+    fn model(&self) -> ModelInfo {
+        self.model.model()
+    }
+
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        self.model.adapters()
+    }
+
+    fn start(&self, mut request: Request, sink: EventSink) -> Result<Control, GenerateError> {
+        let last = request.messages.iter().rfind(|message| message.role == Role::User).cloned();
+        if let Some(last) = last
+            && let Some(guidance) = self.reading.guidance(&last.content)
+        {
+            if self.has_written_answers && request.format == OutputFormat::Text {
+                request.format = OutputFormat::Regex(written_answers(&last.content));
+            }
+            match request.messages.first_mut().filter(|first| first.role == Role::System) {
+                Some(system) => system.content = format!("{}\n\n{guidance}", system.content),
+                None => request.messages.insert(0, Message::system(guidance)),
+            }
+        }
+        self.model.start(request, sink)
+    }
+
+    fn tokenize(&self, text: &str) -> Option<Vec<TextToken>> {
+        self.model.tokenize(text)
+    }
+
+    fn count_prompt_tokens(&self, request: &Request) -> Result<Option<u32>, GenerateError> {
+        self.model.count_prompt_tokens(request)
+    }
+}
+
+struct LocalBackend {
+    model: Guided,
     compute: ComputeOptions,
+    engine: EngineOptions,
     paths: Paths,
 }
 
@@ -38,14 +85,23 @@ impl Backend for LocalBackend {
             name: name.to_owned(),
             source,
         };
-        let path = pull::resolve(name, &self.paths).map_err(|error| match error {
+        let files = pull::find(name, &self.paths).map_err(|error| match error {
             pull::PullError::UnknownModel { name, known, .. } => {
                 SwitchModelError::Unknown { name, known }
             }
             error => failed(error.into()),
         })?;
-        self.model = LocalModel::load(&path, self.compute.compute(), DEFAULT_KV_TOKENS)
-            .map_err(|error| failed(error.into()))?;
+        let open = || -> anyhow::Result<LocalModel> {
+            // What guesses ahead knows the first model's tokens.
+            let local = LocalOptions {
+                draft: None,
+                auto: self.model.reading.auto_mode(),
+                ..self.engine.local(&files, &AdaptersOptions::default(), None, &self.paths)?
+            };
+            Ok(LocalModel::open(&files.gguf, self.compute.compute(), &local)?)
+        };
+        self.model.has_written_answers = needs_written_answers(&files.gguf);
+        self.model.model = open().map_err(|error| failed(error.into()))?;
         Ok(())
     }
 }
@@ -68,10 +124,20 @@ pub(crate) fn run(options: ChatCommand, paths: &Paths) -> anyhow::Result<ExitCod
         request: options.system.as_deref(),
         ..Layers::default()
     };
-    let path = pull::resolve(&options.model, paths)?;
-    let local = LocalOptions { adapter: options.adapter.open()?, ..LocalOptions::default() };
-    let model = LocalModel::open(&path, options.compute.compute(), &local)?;
-    let mut backend = LocalBackend { model, compute: options.compute, paths: paths.clone() };
+    let files = pull::find(&options.model, paths)?;
+    let local = LocalOptions {
+        auto: options.reading.auto_mode(),
+        ..options.engine.local(&files, &options.adapters, None, paths)?
+    };
+    let model = LocalModel::open(&files.gguf, options.compute.compute(), &local)?;
+    let has_written_answers = needs_written_answers(&files.gguf);
+    let model = Guided { model, reading: options.reading, has_written_answers };
+    let mut backend = LocalBackend {
+        model,
+        compute: options.compute,
+        engine: options.engine,
+        paths: paths.clone(),
+    };
     let terminal = Terminal::detect(crate::variable);
     let chat_options = ChatOptions {
         settings,

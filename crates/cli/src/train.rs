@@ -12,17 +12,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
 use rapport_cli::pull::{self, Paths};
 use rapport_train::recipe::RecipeFile;
-use rapport_train::{Outcome, Plan, PointKind, Progress, Training, terminal_plot};
+use rapport_train::{
+    ExportFormat, Outcome, Plan, PointKind, Policy, Progress, Training, export, terminal_plot,
+};
 
 use crate::options::ComputeOptions;
+use crate::rollouts::{LiveRollouts, Scores};
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct TrainCommand {
+    #[command(subcommand)]
+    other: Option<OtherCommand>,
     /// A recipe: what to train on what, in TOML
-    pub(crate) recipe: PathBuf,
+    #[arg(required = true)]
+    pub(crate) recipe: Option<PathBuf>,
     /// Where the adapter goes [default: models/NAME]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
@@ -36,18 +43,60 @@ pub(crate) struct TrainCommand {
     pub(crate) compute: ComputeOptions,
 }
 
+#[derive(Debug, Subcommand)]
+enum OtherCommand {
+    /// Write conversations, pairs, labels and prompts as other trainers read them
+    Export(ExportOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportOptions {
+    /// Files, and folders of .jsonl files, in the forms that recipes take
+    #[arg(required = true)]
+    data: Vec<PathBuf>,
+    /// Whose form
+    #[arg(long, value_enum)]
+    format: Format,
+    /// The folder that gets sft.jsonl, preference.jsonl, unpaired.jsonl and prompts.jsonl
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Trl,
+    Openrlhf,
+    Verl,
+}
+
 /// How often a terminal is drawn anew.
 const REDRAW: Duration = Duration::from_millis(500);
 /// Columns and rows of the plot.
 const PLOT: (usize, usize) = (60, 8);
 
-/// Trains, showing progress on standard error; Ctrl-C stops after the step under way.
 pub(crate) fn run(
-    options: &TrainCommand,
+    command: &TrainCommand,
     paths: &Paths,
     out: &mut impl Write,
 ) -> anyhow::Result<ExitCode> {
-    let recipe = RecipeFile::read(&options.recipe)?;
+    let Some(OtherCommand::Export(options)) = &command.other else {
+        return train(command, paths, out);
+    };
+    let format = match options.format {
+        Format::Trl => ExportFormat::Trl,
+        Format::Openrlhf => ExportFormat::OpenRlhf,
+        Format::Verl => ExportFormat::Verl,
+    };
+    for exported in export(format, &options.data, &options.out)? {
+        writeln!(out, "{}: {} rows", exported.file.display(), exported.n_rows)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Trains, showing progress on standard error; Ctrl-C stops after the step under way.
+fn train(options: &TrainCommand, paths: &Paths, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let recipe = options.recipe.as_deref().context("say which recipe: `rapport train RECIPE`")?;
+    let recipe = RecipeFile::read(recipe)?;
     let base = pull::resolve(options.base.as_deref().unwrap_or(&recipe.recipe.base), paths)?;
     let default_out = || Path::new("models").join(&recipe.recipe.name);
     let folder = options.out.clone().unwrap_or_else(default_out);
@@ -66,8 +115,21 @@ pub(crate) fn run(
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .context("cannot listen for Ctrl-C")?;
     }
-    let training =
-        Training { recipe: &recipe, base: &base, out: &folder, commit: commit(), stop: &stop };
+    let live = if recipe.writes_replies() {
+        let scores = Scores::new(&recipe, &base, &options.compute)?;
+        Some((LiveRollouts::new(&base, &options.compute)?, scores))
+    } else {
+        None
+    };
+    let policy = live.as_ref().map(|(rollouts, reward)| Policy { rollouts, reward });
+    let training = Training {
+        recipe: &recipe,
+        base: &base,
+        out: &folder,
+        commit: commit(),
+        stop: &stop,
+        policy,
+    };
     let mut screen = Screen::new(stop.clone());
     let outcome = rapport_train::train(&training, options.compute.compute(), &mut |progress| {
         screen.show(progress);
@@ -97,7 +159,17 @@ pub(crate) fn run(
                 if let Some(accuracy) = stage.held_out_accuracy {
                     write!(out, ", held-out pairs right {:.1} %", accuracy * 100.0)?;
                 }
+                if let (Some(first), Some(last)) = (stage.first_reward, stage.last_reward) {
+                    write!(out, ", worth {first:.3} to {last:.3}")?;
+                }
+                if let Some(reward) = stage.held_out_reward {
+                    write!(out, ", to held-out prompts {reward:.3}")?;
+                }
                 writeln!(out)?;
+            }
+            if let Some(peak) = card.peak_memory_bytes {
+                let (peak, planned) = (peak as f64, card.planned_memory_bytes as f64);
+                writeln!(out, "memory: {:.2} GB of at most {:.2} GB", peak / 1e9, planned / 1e9)?;
             }
             writeln!(out, "report: {}", folder.join("report.html").display())?;
             Ok(ExitCode::SUCCESS)
@@ -150,6 +222,17 @@ impl Screen {
                     eprintln!("reference: {n_done} of {n_sequences} replies");
                 }
             }
+            Progress::Rollouts { scores, mean_tokens, example } => {
+                if !self.is_terminal {
+                    let scores = scores.iter().map(|(name, mean)| format!("{name} {mean:.3}"));
+                    let scores: Vec<String> = scores.collect();
+                    let start: String = example.content.chars().take(60).collect();
+                    eprintln!(
+                        "replies: {}, {mean_tokens:.0} tokens each; the first: {start:?}",
+                        scores.join(", ")
+                    );
+                }
+            }
             Progress::Step { point, curve, tokens_per_second, seconds_left } => {
                 let mut line = format!(
                     "stage {} step {:>4}  loss {:.4}  lr {:.2e}  |g| {:.2}  {tokens_per_second:.0} \
@@ -164,6 +247,12 @@ impl Screen {
                 if let (Some(margin), Some(accuracy)) = (point.margin, point.accuracy) {
                     // Writing to a string cannot fail.
                     let _ = write!(line, "  margin {margin:.3}  right {:.0} %", accuracy * 100.0);
+                }
+                if let Some(reward) = point.reward {
+                    let _ = write!(line, "  worth {reward:.3}");
+                }
+                if let Some(kl) = point.kl {
+                    let _ = write!(line, "  kl {kl:.4}");
                 }
                 if self.stop.load(Ordering::Relaxed) {
                     line += "  stopping";
@@ -180,7 +269,12 @@ impl Screen {
             }
             Progress::HeldOut { point } => {
                 self.leave();
-                eprint!("held out after step {}: loss {:.4}", point.step, point.loss);
+                match point.reward {
+                    Some(reward) => {
+                        eprint!("held out after step {}: worth {reward:.3}", point.step);
+                    }
+                    None => eprint!("held out after step {}: loss {:.4}", point.step, point.loss),
+                }
                 match (point.margin, point.accuracy) {
                     (Some(margin), Some(accuracy)) => {
                         eprintln!("  margin {margin:.3}  right {:.1} %", accuracy * 100.0);

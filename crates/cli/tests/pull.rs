@@ -46,6 +46,7 @@ impl Machine {
             user_catalog: folder.path().join("catalog.toml"),
             config: folder.path().join("config.toml"),
             data: folder.path().join("data"),
+            adapters: vec![folder.path().join("adapters")],
             hub: HubSettings {
                 endpoint: Some(endpoint.to_owned()),
                 token: None,
@@ -92,6 +93,7 @@ impl Machine {
             paths: &self.paths,
             python: &self.python,
             progress: ProgressStyleChoice::Hidden,
+            watched: None,
             cancelled,
         })
     }
@@ -483,7 +485,7 @@ fn unknown_names_are_answered_with_the_known_ones() {
     ] {
         let error = result.unwrap_err().to_string();
         assert!(error.contains("did you mean `smollm2-135m`?"), "{error}");
-        assert!(error.contains("tiny, smollm2-135m"), "{error}");
+        assert!(error.contains("tiny, smollm2-135m, rapport-135m"), "{error}");
     }
     for reference in ["", "a b", "hub:owner", "hub:owner/repo/../x", ".hidden", "-x"] {
         let error = machine.pull(reference).unwrap_err();
@@ -656,14 +658,23 @@ fn models_are_listed_with_their_state() {
     };
     let named = |name: &str, state| (name.to_owned(), state);
     let not_pulled = named("smollm2-135m", ModelState::NotPulled);
-    assert_eq!(states(), [named("tiny", ModelState::NotPulled), not_pulled.clone()]);
+    let missing = named("rapport-135m", ModelState::Missing);
+    assert_eq!(
+        states(),
+        [named("tiny", ModelState::NotPulled), not_pulled.clone(), missing.clone()]
+    );
 
     let path = machine.pull("tiny").unwrap().path;
     let own = machine.write("own.gguf", &content());
     machine.pull(own.to_str().unwrap()).unwrap();
     assert_eq!(
         states(),
-        [named("tiny", ModelState::Pulled), not_pulled.clone(), named("own", ModelState::Pulled)]
+        [
+            named("tiny", ModelState::Pulled),
+            not_pulled.clone(),
+            missing.clone(),
+            named("own", ModelState::Pulled),
+        ]
     );
 
     let rows = models::list(&machine.paths).unwrap();
@@ -682,6 +693,51 @@ fn models_are_listed_with_their_state() {
     fs::remove_file(own).unwrap();
     assert_eq!(
         states(),
-        [named("tiny", ModelState::Changed), not_pulled, named("own", ModelState::Missing)]
+        [
+            named("tiny", ModelState::Changed),
+            not_pulled,
+            missing,
+            named("own", ModelState::Missing),
+        ]
     );
+}
+
+#[test]
+fn an_adapted_model_is_its_base_with_the_adapter_that_came_along() {
+    let hub = HubServer::start(serve);
+    let machine = Machine::new(hub.endpoint()).with_catalog(HUB_SOURCE);
+    let mut catalog = fs::read_to_string(&machine.paths.user_catalog).unwrap();
+    catalog.push_str(
+        "[[adapted]]\nname = \"kind\"\ndescription = \"tiny, but kind\"\nlicence = \"MIT\"\n\
+         base = \"tiny\"\nadapter = \"kind\"\n",
+    );
+    fs::write(&machine.paths.user_catalog, catalog).unwrap();
+    let state = || {
+        let rows = models::list(&machine.paths).unwrap();
+        rows.into_iter().find(|row| row.name == "kind").unwrap().state
+    };
+
+    // Nothing is fetched for a model that could not be used.
+    let error = machine.pull("kind").unwrap_err();
+    assert!(matches!(error, PullError::NoAdapter { .. }), "{error}");
+    let wanted = machine.paths.adapters[0].join("kind/adapter.safetensors");
+    assert!(error.to_string().contains(wanted.to_str().unwrap()), "{error}");
+    assert!(error.to_string().contains("--model tiny"), "{error}");
+    assert_eq!(hub.requests().len(), 0);
+    assert_eq!(state(), ModelState::Missing);
+
+    let adapter = machine.write("adapters/kind/adapter.safetensors", b"numbers");
+    assert_eq!(adapter, wanted);
+    let error = pull::find("kind", &machine.paths).unwrap_err();
+    assert!(error.to_string().contains("`rapport pull kind`"), "{error}");
+    assert_eq!(state(), ModelState::NotPulled);
+
+    let pulled = machine.pull("kind").unwrap();
+    assert_eq!(pulled.name, "kind");
+    let files = pull::find("kind", &machine.paths).unwrap();
+    assert_eq!((files.gguf, files.adapter), (pulled.path.clone(), Some(adapter)));
+    assert_eq!(state(), ModelState::Pulled);
+    let plain = pull::find("tiny", &machine.paths).unwrap();
+    assert_eq!((plain.gguf, plain.adapter), (pulled.path, None));
+    assert!(machine.pull("kind").unwrap().was_here);
 }

@@ -102,9 +102,9 @@ struct Share {
 
 /// Runs requests over one model.
 pub struct Engine {
-    model: Transformer,
-    compute: Compute,
-    config: EngineConfig,
+    pub(crate) model: Transformer,
+    pub(crate) compute: Compute,
+    pub(crate) config: EngineConfig,
     pool: PagePool,
     cache: PrefixCache,
     disk: Option<DiskTier>,
@@ -113,7 +113,7 @@ pub struct Engine {
     /// New ones, and those that were preempted.
     waiting: BTreeMap<SequenceId, Sequence>,
     running: BTreeMap<SequenceId, Sequence>,
-    scratch: Scratch,
+    pub(crate) scratch: Scratch,
     /// A row of logits that is being changed.
     work: Vec<f32>,
     next_id: u64,
@@ -665,7 +665,7 @@ fn keep(cache: &mut PrefixCache, sequence: &mut Sequence) {
 
 /// Runs something that may panic; the error is what the panic said. What `run` was changing is
 /// dropped by the caller then.
-fn guard<R>(run: impl FnOnce() -> R) -> Result<R, String> {
+pub(crate) fn guard<R>(run: impl FnOnce() -> R) -> Result<R, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));

@@ -11,12 +11,14 @@
 //! whole, from cached pages or cold, preempted or not, guessed ahead or not.
 //!
 //! Start reading at `engine.rs`, the schedule; then `sequence.rs` for one reply, `prefix.rs` and
-//! `disk.rs` for what is kept of it, `users.rs` for fairness, `draft.rs` for guessing ahead.
+//! `disk.rs` for what is kept of it, `users.rs` for fairness, `draft.rs` for guessing ahead,
+//! `embedding.rs` for texts as vectors.
 //!
 //! What is not here: text, HTTP, SQL, async, time.
 
 mod disk;
 mod draft;
+mod embedding;
 mod engine;
 mod pages;
 mod prefix;
@@ -26,6 +28,7 @@ mod sequence;
 mod users;
 
 pub use disk::{DiskConfig, DiskError, DiskProblem, DiskReport, DiskStatistics};
+pub use embedding::{Embeddable, EmbeddingError, EmbeddingJob};
 pub use engine::{DraftError, Engine, EngineConfig, EngineStatistics, PageCounts};
 pub use prefix::{AdapterKey, CacheKey, CacheScope, SharedPrefix};
 pub use request::{

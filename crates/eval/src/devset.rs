@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use std::sync::mpsc;
 
 use rapport_types::{
-    Caller, Event, FinishReason, Generate, GenerateError, Message, Mode, OutputFormat, PromptForm,
-    Reader, Request, Role, Sampling, ThinkingBudget, Tools,
+    AdapterChoice, Caller, Event, FinishReason, Generate, GenerateError, Message, Mode,
+    OutputFormat, PromptForm, Reader, Request, Role, Sampling, ThinkingBudget, Tools,
 };
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +152,7 @@ fn request(item: &Item, asking: &Asking, seed: u64) -> Result<Request, AskError>
         stop: Vec::new(),
         format: OutputFormat::Text,
         tools: Tools::default(),
+        adapter: AdapterChoice::default(),
         caller: Caller::default(),
     })
 }

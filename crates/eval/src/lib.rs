@@ -3,8 +3,8 @@
 //!
 //! The files between the steps are the product. [`devset`] asks a model every prompt and writes one
 //! line a reply; [`blind`] shuffles the replies of two models into sheets without names and keeps
-//! the key apart; people or models read the sheets and write a verdict a line; [`score`] joins
-//! verdicts and key. Nothing here judges: a judgement is always somebody's, and kept.
+//! the key apart; people or models ([`judge`]) read the sheets and write a verdict a line; [`score`] joins
+//! verdicts and key. [`preference`] says how far a reward agrees with people. Nothing here judges: a judgement is always somebody's, and kept.
 //!
 //! What is not here: models (they are reached through [`rapport_types::Generate`]), HTTP, accounts.
 //!
@@ -13,5 +13,7 @@
 pub mod blind;
 pub mod devset;
 pub mod jsonl;
+pub mod judge;
+pub mod preference;
 pub mod score;
 pub mod statistics;

@@ -145,11 +145,13 @@ pub(crate) struct QuantizedRow<'a> {
 
 /// Quantises one padded row.
 pub(crate) fn quantize_row(isa: Isa, values: &[f32], out: QuantizedRow<'_>) {
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 {
-        return crate::x86::quantize_row_512(values, out);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => crate::x86::quantize_row_512(values, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => crate::x86::quantize_row_256(values, out),
+        _ => quantize_row_plain(isa, values, out),
     }
-    quantize_row_plain(isa, values, out);
 }
 
 stamped! {
@@ -215,5 +217,37 @@ mod tests {
             by_isa.push((codes, scales));
         }
         assert!(by_isa.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    /// Rows that no model should give, in AVX2 as in plain code.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn what_is_no_number_or_too_small_becomes_the_same_codes() {
+        if !Isa::Avx2.is_available() {
+            return;
+        }
+        let ends =
+            [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-38, 1e-45, -1e-41, 0.0];
+        for end in ends {
+            for scale in [1.0, 1e-40, 0.0] {
+                let mut values = [0.25 * scale; PANEL_COLS];
+                (values[3], values[20]) = (end, -end);
+                let [plain, avx2] = [Isa::Scalar, Isa::Avx2].map(|isa| {
+                    let mut codes = [0; PANEL_COLS];
+                    let (mut scales, mut sums, mut halves) = ([0.0], [0], [0; 2]);
+                    let mut scaled_sums = [0.0];
+                    let out = QuantizedRow {
+                        codes: &mut codes,
+                        scales: &mut scales,
+                        neg_sums: &mut sums,
+                        neg_scaled_sums: &mut scaled_sums,
+                        neg_half_sums: &mut halves,
+                    };
+                    quantize_row(isa, &values, out);
+                    (codes, scales.map(f32::to_bits), sums, halves)
+                });
+                assert_eq!(plain, avx2, "{end:e} among {scale:e}");
+            }
+        }
     }
 }

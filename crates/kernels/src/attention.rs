@@ -6,7 +6,8 @@
 //! share one long sequence. A query's result depends on positions alone: not on how the prompt was
 //! cut into chunks, what else is in the batch, who computed what, or which pages were there before.
 //!
-//! [`visit_page`] is the specification; the AVX-512 form of it is in `attention_x86.rs`.
+//! [`visit_page`] is the specification; the AVX-512 form of it is in `attention_x86.rs`, the products
+//! of its AVX2 form in `attention_avx2.rs`.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -195,9 +196,14 @@ impl KvPage {
             let value_start = start + side + slot * head_dim;
             match &mut self.numbers {
                 Numbers::F16(numbers) => {
-                    let columns = numbers[start..][..side].chunks_exact_mut(PAGE_TOKENS);
-                    for (column, key) in columns.zip(keys) {
-                        column[slot] = f16::from_f32(*key);
+                    let mut short = [f16::ZERO; PAGE_TOKENS];
+                    let mut columns = numbers[start..][..side].chunks_exact_mut(PAGE_TOKENS);
+                    for keys in keys.chunks(PAGE_TOKENS) {
+                        let short = &mut short[..keys.len()];
+                        short.convert_from_f32_slice(keys);
+                        for (key, column) in short.iter().zip(columns.by_ref()) {
+                            column[slot] = *key;
+                        }
                     }
                     numbers[value_start..][..head_dim].convert_from_f32_slice(values);
                 }
@@ -379,6 +385,88 @@ pub(crate) struct PageVisit<'a> {
     pub(crate) head_dim: usize,
 }
 
+/// From a row's scores to weights, zero for slots that it does not see; what the row had summed up is
+/// scaled to the greatest score now seen.
+#[inline(always)]
+fn weigh(
+    cap: Option<f32>,
+    visible: &Visible,
+    running: &mut Running,
+    weights: &mut [f32; PAGE_TOKENS],
+    out: &mut [f32],
+) {
+    const LANES: usize = 8;
+    if let Some(cap) = cap {
+        for weight in weights.iter_mut() {
+            *weight = soft_cap(*weight, cap);
+        }
+    }
+    // One comparison of 32 bits, which compilers do for many slots at once.
+    let (start, n_visible) = (visible.start as u32, visible.len() as u32);
+    let is_visible = |slot: usize| (slot as u32).wrapping_sub(start) < n_visible;
+    let mut lanes = [running.max; LANES];
+    for (chunk_idx, chunk) in weights.as_chunks::<LANES>().0.iter().enumerate() {
+        for (lane, (max, weight)) in lanes.iter_mut().zip(chunk).enumerate() {
+            let weight = if is_visible(chunk_idx * LANES + lane) { *weight } else { f32::MIN };
+            *max = if weight > *max { weight } else { *max };
+        }
+    }
+    let max = lanes.into_iter().fold(f32::MIN, |max, lane| if lane > max { lane } else { max });
+    if max > running.max {
+        let shrink = exp(running.max - max);
+        running.max = max;
+        scale(&mut running.sums, shrink);
+        scale(out, shrink);
+    }
+    for (slot, (weight, sum)) in weights.iter_mut().zip(&mut running.sums).enumerate() {
+        let seen = exp(*weight - max);
+        *weight = if is_visible(slot) { seen } else { 0.0 };
+        *sum += *weight;
+    }
+}
+
+stamped! {
+    #[cfg(target_arch = "x86_64")]
+    fn weigh_row(
+        cap: Option<f32>,
+        visible: &Visible,
+        running: &mut Running,
+        weights: &mut [f32; PAGE_TOKENS],
+        out: &mut [f32],
+    ) {
+        weigh(cap, visible, running, weights, out);
+    }
+}
+
+/// [`visit_page`] in AVX2, for heads of whole registers.
+#[cfg(target_arch = "x86_64")]
+fn visit_page_256(visit: PageVisit<'_>, keys: &[f32], values: &[f32]) {
+    use crate::attention_avx2::{MAX_ROWS, add_values, scores};
+    let PageVisit { queries, visible, soft_cap, running, out, head_dim, .. } = visit;
+    let rows = visible
+        .chunks(MAX_ROWS)
+        .zip(running.chunks_mut(MAX_ROWS))
+        .zip(queries.chunks(MAX_ROWS * head_dim))
+        .zip(out.chunks_mut(MAX_ROWS * head_dim));
+    for (((visible, running), queries), out) in rows {
+        let seen = visible.iter().filter(|visible| !visible.is_empty());
+        let Some(start) = seen.clone().map(|visible| visible.start).min() else { continue };
+        let end = seen.map(|visible| visible.end).max().unwrap_or(start);
+        let mut weights = [[0.0; PAGE_TOKENS]; MAX_ROWS];
+        let weights = &mut weights[..visible.len()];
+        scores(queries, keys, head_dim, weights);
+        let rows = visible.iter().zip(running).zip(out.chunks_exact_mut(head_dim));
+        for (weights, ((visible, running), out)) in weights.iter_mut().zip(rows) {
+            if visible.is_empty() {
+                weights.fill(0.0);
+            } else {
+                weigh_row(Isa::Avx2, soft_cap, visible, running, weights, out);
+            }
+        }
+        add_values(weights, values, head_dim, &(start..end), out);
+    }
+}
+
 stamped! {
     /// `keys` and `values`: the page's, as floats.
     fn visit_page(visit: PageVisit<'_>, keys: &[f32], values: &[f32]) {
@@ -398,26 +486,7 @@ stamped! {
                     *weight = query.mul_add(*key, *weight);
                 }
             }
-            if let Some(cap) = visit.soft_cap {
-                for weight in &mut weights {
-                    *weight = soft_cap(*weight, cap);
-                }
-            }
-            let mut max = running.max;
-            for weight in &weights[visible.clone()] {
-                max = if *weight > max { *weight } else { max };
-            }
-            if max > running.max {
-                let shrink = exp(running.max - max);
-                running.max = max;
-                scale(&mut running.sums, shrink);
-                scale(out, shrink);
-            }
-            for (slot, (weight, sum)) in weights.iter_mut().zip(&mut running.sums).enumerate() {
-                let seen = exp(*weight - max);
-                *weight = if visible.contains(&slot) { seen } else { 0.0 };
-                *sum += *weight;
-            }
+            weigh(visit.soft_cap, visible, running, &mut weights, out);
             for slot in visible.clone() {
                 let weight = weights[slot];
                 for (out, value) in out.iter_mut().zip(&values[slot * head_dim..][..head_dim]) {
@@ -643,6 +712,10 @@ impl Compute {
             return crate::attention_x86::visit_page_512(PageVisit { page, ..visit });
         }
         let (keys, values) = visit.page.widen(isa, visit.head_dim, floats);
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx2 && visit.head_dim.is_multiple_of(8) {
+            return visit_page_256(visit, keys, values);
+        }
         visit_page(isa, visit, keys, values);
     }
 }

@@ -57,6 +57,12 @@ pub struct Bf16Rows {
 }
 
 impl Bf16Rows {
+    /// Room for rows of at most so many numbers together, without a byte more.
+    pub fn reserve(&mut self, n_rows: usize, n_cols: usize) {
+        let n_pairs = n_rows * n_cols.div_ceil(2);
+        self.pairs.reserve_exact(n_pairs.saturating_sub(self.pairs.len()));
+    }
+
     fn row_pairs(&self) -> usize {
         self.n_cols.div_ceil(2)
     }

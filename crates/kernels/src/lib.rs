@@ -20,6 +20,8 @@ pub mod quantize;
 mod activations;
 mod attention;
 #[cfg(target_arch = "x86_64")]
+mod attention_avx2;
+#[cfg(target_arch = "x86_64")]
 mod attention_x86;
 mod bf16;
 mod compute;

@@ -204,9 +204,23 @@ pub(crate) fn for_each_token(
     kernel: TileKernel,
     (layout, tile): (Layout, &[u8]),
     blocks: &[TokenBlock<'_>],
+    store: impl FnMut(usize, &[f32; TILE_ROWS]),
+) {
+    // A reply being written is one token: clearing room for many took as long as some products.
+    match blocks {
+        [block] if block.n_rows == 1 => for_tokens::<1>(kernel, (layout, tile), blocks, store),
+        _ => for_tokens::<MAX_TILE_TOKENS>(kernel, (layout, tile), blocks, store),
+    }
+}
+
+#[inline(always)]
+fn for_tokens<const N: usize>(
+    kernel: TileKernel,
+    (layout, tile): (Layout, &[u8]),
+    blocks: &[TokenBlock<'_>],
     mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
 ) {
-    let mut sums = [[0.0; TILE_ROWS]; MAX_TILE_TOKENS];
+    let mut sums = [[0.0; TILE_ROWS]; N];
     for block in blocks {
         let sums = &mut sums[..block.n_rows];
         kernel(layout, tile, *block, sums);

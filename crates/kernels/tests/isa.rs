@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rapport_kernels::blocks::{BlockType, dequantize_row};
+use rapport_kernels::quantize::quantize_row;
 use rapport_kernels::{
     Activation, Activations, AttentionLayer, AttentionShape, Compute, ExpertRows, Gating, Isa,
     KvPage, KvType, PAGE_TOKENS, PackedExperts, PackedMatrix, Router, Routes, Span,
@@ -348,6 +349,52 @@ fn hostile_scales_neither_panic_nor_leak_into_other_rows() {
             }
             let kept = reference.get_or_insert_with(|| bits(&clean));
             assert_eq!(*kept, bits(&clean));
+        }
+    }
+}
+
+/// Blocks of Q5_1, which nothing here writes, of weights that are -1 (code 0) or 1 (code 31).
+fn q5_1_row(weights: &[f32], out: &mut Vec<u8>) {
+    for block in weights.as_chunks::<32>().0 {
+        let ones = (0..32).filter(|&at| block[at] > 0.0).fold(0_u32, |ones, at| ones | 1 << at);
+        out.extend(half::f16::from_f32(2.0 / 31.0).to_le_bytes());
+        out.extend(half::f16::from_f32(-1.0).to_le_bytes());
+        out.extend(ones.to_le_bytes());
+        let nibble = |at: usize| if ones >> at & 1 == 1 { 15_u8 } else { 0 };
+        out.extend((0..16).map(|at| nibble(at) | nibble(at + 16) << 4));
+    }
+}
+
+/// Sums of the greatest products there can be stay within what vectors add them up in.
+#[test]
+fn sums_of_the_greatest_codes_are_exact() {
+    let types = [BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_1, BlockType::Q8_0];
+    for block_type in types {
+        for (first, others) in [(-1.0, 1.0), (1.0, -1.0)] {
+            let mut row = [others; 64];
+            (row[0], row[32]) = (first, first);
+            let mut bytes = Vec::new();
+            for _ in 0..17 {
+                match block_type {
+                    BlockType::Q5_1 => q5_1_row(&row, &mut bytes),
+                    _ => quantize_row(block_type, &row, &mut bytes).unwrap(),
+                }
+            }
+            let mut reference: Option<Vec<u32>> = None;
+            for compute in computes() {
+                let weights =
+                    PackedMatrix::pack(compute.pool(), block_type, (17, 64), &bytes).unwrap();
+                let mut x = Activations::default();
+                x.resize(9, 64);
+                for row_idx in 0..9 {
+                    x.row_mut(row_idx).fill(if row_idx % 2 == 0 { 1.0 } else { -1.0 });
+                }
+                compute.quantize(&mut x);
+                let mut out = vec![0.0; 9 * 17];
+                compute.matmul(&x, &mut [(&weights, &mut out)]);
+                assert!(out.iter().all(|sum| (sum.abs() - 60.0).abs() < 10.0), "{block_type}");
+                assert_eq!(*reference.get_or_insert_with(|| bits(&out)), bits(&out));
+            }
         }
     }
 }

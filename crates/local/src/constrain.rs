@@ -397,7 +397,13 @@ mod tests {
         let tokenizer = Tokenizer::new(&vocabulary).unwrap();
         let template = ChatTemplate::parse("x", TemplateTokens::default()).unwrap();
         let slots = Arc::new(SlotTokens::new(&tokenizer));
-        Arc::new(Language { tokenizer, template, slots, grammars: Grammars::default() })
+        Arc::new(Language {
+            tokenizer,
+            template,
+            slots,
+            grammars: Grammars::default(),
+            auto: Arc::new(crate::WordRule),
+        })
     }
 
     fn regex(language: &Arc<Language>, source: &str) -> Constrained {

@@ -16,23 +16,26 @@ mod slots;
 mod stop;
 mod tools;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rapport_engine::{Engine, EngineConfig};
-use rapport_kernels::Compute;
+use rapport_engine::{DiskConfig, DiskError, DraftError, Embeddable, Engine, EngineConfig};
+use rapport_kernels::{Compute, KvType};
 use rapport_model::adapter::AdapterError;
 use rapport_model::chat_template::{ChatTemplate, TemplateError, TemplateTokens};
 use rapport_model::gguf::{Gguf, GgufError};
 use rapport_model::tokenizer::{Tokenizer, TokenizerError, Vocabulary};
-use rapport_model::{AdapterFile, LoadError, PackedAdapter, Transformer};
+use rapport_model::{AdapterFile, BaseCheck, LoadError, PackedAdapter, Transformer, file_sha256};
 use rapport_types::{
-    BuildId, Control, EventSink, Generate, GenerateError, ModelInfo, Request, TextToken,
+    AdapterChoice, AdapterInfo, BuildId, Control, Embedding, EmbeddingInput, EmbeddingRequest,
+    EventSink, Generate, GenerateError, ModelInfo, Request, TextToken,
 };
 use sha2::{Digest, Sha256};
 
 use driver::Driver;
 
+pub use driver::Notices;
+pub use modes::{AutoMode, WordRule};
 pub use slots::ThoughtForm;
 
 /// Tokens that the engine keeps at most by default: several long conversations. Memory is taken as
@@ -52,6 +55,14 @@ pub enum LocalError {
     Template { file: String, source: TemplateError },
     #[error(transparent)]
     Adapter(#[from] AdapterError),
+    #[error("`{name}` cannot be an adapter's name: {reason}")]
+    AdapterName { name: String, reason: &'static str },
+    #[error("the cache on disk cannot be used: {0}")]
+    Cache(#[from] DiskError),
+    #[error("{file} cannot guess ahead: {source}")]
+    Draft { file: String, source: DraftError },
+    #[error("{file} cannot guess ahead: its tokens are not those of the model")]
+    DraftTokens { file: String },
     #[error("{file}: tokenizer has {n_tokens} tokens and the model {n_vocab}")]
     Vocabulary { file: String, n_tokens: usize, n_vocab: usize },
 }
@@ -62,28 +73,86 @@ pub(crate) struct Language {
     pub(crate) template: ChatTemplate,
     pub(crate) slots: Arc<slots::SlotTokens>,
     pub(crate) grammars: constrain::Grammars,
+    pub(crate) auto: Arc<dyn AutoMode>,
 }
 
 /// A model that answers conversations.
 pub struct LocalModel {
     info: ModelInfo,
     language: Arc<Language>,
-    adapter: Option<Arc<PackedAdapter>>,
+    adapters: Vec<LoadedAdapter>,
+    /// The one that answers where none is named.
+    default_adapter: Option<usize>,
+    embeddable: Embeddable,
     driver: Driver,
 }
 
+/// An adapter that replies may ask for.
+struct LoadedAdapter {
+    name: String,
+    build: BuildId,
+    packed: Arc<PackedAdapter>,
+}
+
+/// An adapter's file and the name that requests use.
+#[derive(Clone, Debug)]
+pub struct NamedAdapter {
+    /// Letters, digits, `.`, `_` and `-`; not `none`.
+    pub name: String,
+    pub file: AdapterFile,
+}
+
+/// Cached pages on disk, so that conversations go on quickly after a restart.
+#[derive(Clone, Debug)]
+pub struct DiskCache {
+    /// Made if it is missing; belongs to one model that runs at a time.
+    pub directory: PathBuf,
+    pub max_bytes: u64,
+    pub if_unusable: IfUnusable,
+}
+
+/// What becomes of a model whose cache on disk cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfUnusable {
+    Fail,
+    /// It runs without, and [`Notices`] say why.
+    GoOn,
+}
+
 /// How to run a model; the default is as [`LocalModel::load`] does it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LocalOptions {
     /// Tokens of all conversations together that stay in memory.
     pub kv_tokens: usize,
-    /// What is added to the model, live.
-    pub adapter: Option<AdapterFile>,
+    /// How keys and values are kept.
+    pub kv_type: KvType,
+    pub disk_cache: Option<DiskCache>,
+    /// The file of a smaller model with the same tokens, which guesses ahead.
+    pub draft: Option<PathBuf>,
+    /// What can be added to the model, live: each request may choose one by name.
+    pub adapters: Vec<NamedAdapter>,
+    /// The name of the one that answers where a request chooses none.
+    pub default_adapter: Option<String>,
+    /// Whether adapters that were trained on another file may be used.
+    pub base_check: BaseCheck,
+    pub notices: Notices,
+    /// What decides between fast and thinking where a request leaves it open.
+    pub auto: Arc<dyn AutoMode>,
 }
 
 impl Default for LocalOptions {
     fn default() -> Self {
-        Self { kv_tokens: DEFAULT_KV_TOKENS, adapter: None }
+        Self {
+            kv_tokens: DEFAULT_KV_TOKENS,
+            kv_type: KvType::default(),
+            disk_cache: None,
+            draft: None,
+            adapters: Vec::new(),
+            default_adapter: None,
+            base_check: BaseCheck::default(),
+            notices: Notices::default(),
+            auto: Arc::new(WordRule),
+        }
     }
 }
 
@@ -114,13 +183,24 @@ impl LocalModel {
         let tokenizer = Tokenizer::new(&vocabulary)
             .map_err(|source| LocalError::Tokenizer { file: file(), source })?;
         // Before the weights are read, which lets go of the file's pages one after another.
-        let mut build = build_id(&gguf, path);
-        let model = Transformer::load(&gguf, &compute)?;
-        let adapter = options.adapter.as_ref().map(|file| {
-            build.adapter = file.short_hash();
-            model.pack_adapter(&compute, file).map(Arc::new)
+        let weights = weights_digest(&gguf, path);
+        let mut build = build_id(&weights);
+        check_names(options)?;
+        let model = load_for_adapters(path, &gguf, &compute, options)?;
+        let adapters = options.adapters.iter().map(|adapter| {
+            Ok(LoadedAdapter {
+                name: adapter.name.clone(),
+                build: BuildId { adapter: adapter.file.short_hash(), ..build.clone() },
+                packed: Arc::new(model.pack_adapter(&compute, &adapter.file)?),
+            })
         });
-        let adapter = adapter.transpose()?;
+        let adapters = adapters.collect::<Result<Vec<_>, AdapterError>>()?;
+        let default_adapter = options.default_adapter.as_ref();
+        let default_adapter =
+            default_adapter.and_then(|name| adapters.iter().position(|one| one.name == *name));
+        if let Some(adapter_idx) = default_adapter {
+            build = adapters[adapter_idx].build.clone();
+        }
         if tokenizer.n_vocab() != model.n_vocab() {
             return Err(LocalError::Vocabulary {
                 file: file(),
@@ -134,15 +214,26 @@ impl LocalModel {
         let template = ChatTemplate::parse(template_source, tokens)
             .map_err(|source| LocalError::Template { file: file(), source })?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let draft = options.draft.as_deref().map(|draft| load_draft(draft, &vocabulary, &compute));
+        let draft = draft.transpose()?;
         drop(gguf);
 
         let config = EngineConfig {
             kv_tokens: options.kv_tokens,
+            kv_type: options.kv_type,
             // Who asks for how much is for whoever is in front to say.
             max_waiting_per_user: EngineConfig::default().max_waiting,
             ..EngineConfig::default()
         };
-        let engine = Engine::new(model, compute, config);
+        let mut engine = Engine::new(model, compute, config);
+        if let Some((file, draft)) = options.draft.as_deref().zip(draft) {
+            engine
+                .attach_draft(draft)
+                .map_err(|source| LocalError::Draft { file: file.display().to_string(), source })?;
+        }
+        if let Some(cache) = &options.disk_cache {
+            attach_cache(&mut engine, cache, &weights, options)?;
+        }
         let context_tokens = engine.context_tokens() as u32;
         let slots = Arc::new(slots::SlotTokens::new(&tokenizer));
         Ok(Self {
@@ -152,10 +243,62 @@ impl LocalModel {
                 template,
                 slots,
                 grammars: constrain::Grammars::default(),
+                auto: Arc::clone(&options.auto),
             }),
-            adapter,
-            driver: Driver::start(engine),
+            adapters,
+            default_adapter,
+            embeddable: engine.embeddable(),
+            driver: Driver::start(engine, options.notices.clone()),
         })
+    }
+}
+
+/// Whether every adapter has a name that requests can say, and the default is one of them.
+fn check_names(options: &LocalOptions) -> Result<(), LocalError> {
+    let refused = |name: &String, reason| LocalError::AdapterName { name: name.clone(), reason };
+    for (adapter_idx, NamedAdapter { name, .. }) in options.adapters.iter().enumerate() {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.is_empty() || !name.chars().all(is_plain) {
+            return Err(refused(name, "use letters, digits, `.`, `_` and `-`"));
+        }
+        if name == "none" {
+            return Err(refused(name, "it stands for the model alone"));
+        }
+        if options.adapters[..adapter_idx].iter().any(|other| other.name == *name) {
+            return Err(refused(name, "another adapter has it: say NAME=PATH"));
+        }
+    }
+    match &options.default_adapter {
+        Some(name) if options.adapters.iter().all(|adapter| adapter.name != *name) => {
+            Err(refused(name, "there is none of this name to answer by default"))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl LocalModel {
+    /// What answers with a choice of adapter.
+    fn adapted(
+        &self,
+        choice: &AdapterChoice,
+    ) -> Result<(ModelInfo, Option<Arc<PackedAdapter>>), GenerateError> {
+        let adapter = match choice {
+            AdapterChoice::None => None,
+            AdapterChoice::Default => self.default_adapter.map(|idx| &self.adapters[idx]),
+            AdapterChoice::Named(name) => {
+                let named = self.adapters.iter().find(|adapter| adapter.name == *name);
+                Some(named.ok_or_else(|| GenerateError::UnknownAdapter {
+                    name: name.clone(),
+                    known: self.adapters.iter().map(|adapter| adapter.name.clone()).collect(),
+                })?)
+            }
+        };
+        let build = adapter.map_or_else(
+            || BuildId { adapter: "none".to_owned(), ..self.info.build.clone() },
+            |adapter| adapter.build.clone(),
+        );
+        let info = ModelInfo { build, ..self.info.clone() };
+        Ok((info, adapter.map(|adapter| Arc::clone(&adapter.packed))))
     }
 }
 
@@ -164,8 +307,16 @@ impl Generate for LocalModel {
         self.info.clone()
     }
 
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        let told = |adapter: &LoadedAdapter| AdapterInfo {
+            name: adapter.name.clone(),
+            build: adapter.build.clone(),
+        };
+        self.adapters.iter().map(told).collect()
+    }
+
     fn start(&self, request: Request, sink: EventSink) -> Result<Control, GenerateError> {
-        let adapted = (&self.info, self.adapter.clone());
+        let adapted = self.adapted(&request.adapter)?;
         let job = reply::prepare(&self.language, adapted, request, sink)?;
         self.driver.submit(job)
     }
@@ -177,11 +328,95 @@ impl Generate for LocalModel {
     fn count_prompt_tokens(&self, request: &Request) -> Result<Option<u32>, GenerateError> {
         reply::count_prompt_tokens(&self.language, request).map(Some)
     }
+
+    fn embedding_width(&self) -> Option<u32> {
+        Some(self.embeddable.width as u32)
+    }
+
+    fn embed(&self, request: EmbeddingRequest) -> Result<Vec<Embedding>, GenerateError> {
+        let tokens = |(input_idx, input)| {
+            let tokens = match input {
+                EmbeddingInput::Text(text) => reply::plain_prompt(&self.language, &text),
+                EmbeddingInput::Tokens(tokens) => tokens,
+            };
+            self.embeddable.check(&tokens).map_err(|error| GenerateError::InvalidRequest {
+                field: "input",
+                reason: format!("number {input_idx}: {error}"),
+            })?;
+            Ok(tokens)
+        };
+        let inputs = request.inputs.into_iter().enumerate();
+        let texts = inputs.map(tokens).collect::<Result<Vec<_>, GenerateError>>()?;
+        let counts: Vec<u32> = texts.iter().map(|tokens| tokens.len() as u32).collect();
+        let vectors = self.driver.embed(texts, request.control)?;
+        let embedding = |(vector, n_tokens)| Embedding { vector, n_tokens };
+        Ok(vectors.into_iter().zip(counts).map(embedding).collect())
+    }
+}
+
+/// Loads the weights, and meanwhile looks whether the adapters were trained on them.
+fn load_for_adapters(
+    path: &Path,
+    gguf: &Gguf,
+    compute: &Compute,
+    options: &LocalOptions,
+) -> Result<Transformer, LocalError> {
+    let files = options.adapters.iter().map(|adapter| &adapter.file);
+    let says_base = files.clone().any(|file| file.adapter.base_sha256.is_some());
+    if options.base_check == BaseCheck::Any || !says_base {
+        return Ok(Transformer::load(gguf, compute)?);
+    }
+    std::thread::scope(|scope| {
+        let hashing = scope.spawn(|| file_sha256(path));
+        let model = Transformer::load(gguf, compute)?;
+        let hash = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        for file in files {
+            file.check_base(path, &hash)?;
+        }
+        Ok(model)
+    })
+}
+
+/// A model that guesses ahead for one with these tokens.
+fn load_draft(
+    path: &Path,
+    vocabulary: &Vocabulary<'_>,
+    compute: &Compute,
+) -> Result<Transformer, LocalError> {
+    let gguf = Gguf::open(path)?;
+    if Vocabulary::from_gguf(&gguf)?.tokens != vocabulary.tokens {
+        return Err(LocalError::DraftTokens { file: path.display().to_string() });
+    }
+    Ok(Transformer::load(&gguf, compute)?)
+}
+
+fn attach_cache(
+    engine: &mut Engine,
+    cache: &DiskCache,
+    weights: &[u8; 32],
+    options: &LocalOptions,
+) -> Result<(), LocalError> {
+    let mut build = Sha256::new();
+    build.update(weights);
+    build.update(env!("CARGO_PKG_VERSION"));
+    build.update(format!("{:?}", options.kv_type));
+    let config = DiskConfig {
+        directory: cache.directory.clone(),
+        max_bytes: cache.max_bytes,
+        build: build.finalize().into(),
+    };
+    match (engine.attach_disk(config), cache.if_unusable) {
+        (Err(error), IfUnusable::GoOn) => {
+            options.notices.tell(&format!("going on without a cache on disk: {error}"));
+            Ok(())
+        }
+        (attached, _) => Ok(attached?),
+    }
 }
 
 /// The hash of the header and the file's length: names the file without reading all of it at every
 /// start. `rapport pull` has verified the whole.
-fn build_id(gguf: &Gguf, path: &Path) -> BuildId {
+fn weights_digest(gguf: &Gguf, path: &Path) -> [u8; 32] {
     let mut hash = Sha256::new();
     for tensor in gguf.tensors() {
         hash.update(tensor.name.as_bytes());
@@ -193,11 +428,13 @@ fn build_id(gguf: &Gguf, path: &Path) -> BuildId {
     }
     let n_bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     hash.update(n_bytes.to_le_bytes());
-    let digest = hash.finalize();
-    let number = digest[..6].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-    let weights = format!("{number:012x}");
+    hash.finalize().into()
+}
+
+fn build_id(weights: &[u8; 32]) -> BuildId {
+    let number = weights[..6].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     BuildId {
-        weights,
+        weights: format!("{number:012x}"),
         adapter: "none".to_owned(),
         persona: "none".to_owned(),
         engine: env!("CARGO_PKG_VERSION").to_owned(),

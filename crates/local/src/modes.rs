@@ -57,43 +57,77 @@ const REASONING: &[&str] = &[
     "calculate",
 ];
 
-/// The rule behind [`Mode::Auto`]: think where a feeling is named, where the question asks for
-/// reasons, or where the message is long; else answer at once.
-pub(crate) fn choose(mode: Mode, budget: ThinkingBudget, messages: &[Message]) -> ModeChoice {
-    let choice = |mode, reason: &str| ModeChoice { mode, reason: reason.to_owned() };
+/// What decides between fast and thinking for [`Mode::Auto`].
+pub trait AutoMode: std::fmt::Debug + Send + Sync {
+    /// The choice for the last message of a person.
+    fn choose(&self, message: &str) -> ModeChoice;
+}
+
+/// The rule by words: think where a feeling is named, where the question asks for reasons, or where
+/// the message is long; else answer at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WordRule;
+
+impl AutoMode for WordRule {
+    fn choose(&self, message: &str) -> ModeChoice {
+        match says(&message.to_lowercase(), FEELING) {
+            Some(word) => {
+                choice(Mode::Thinking, &format!("your message speaks of a feeling (\"{word}\")"))
+            }
+            None => Self::by_reasons(message),
+        }
+    }
+}
+
+impl WordRule {
+    /// The choice for a message whose feelings were looked for already: what it asks, and how long it
+    /// is.
+    pub fn by_reasons(message: &str) -> ModeChoice {
+        if let Some(word) = says(&message.to_lowercase(), REASONING) {
+            choice(Mode::Thinking, &format!("the question asks for reasons (\"{word}\")"))
+        } else if message.split_whitespace().count() > 60 {
+            choice(Mode::Thinking, "the message is long")
+        } else {
+            choice(Mode::Fast, "a short, plain message")
+        }
+    }
+}
+
+fn choice(mode: Mode, reason: &str) -> ModeChoice {
+    ModeChoice { mode, reason: reason.to_owned() }
+}
+
+/// The first of the phrases that the text says as whole words.
+fn says(text: &str, phrases: &'static [&'static str]) -> Option<&'static str> {
+    phrases.iter().copied().find(|phrase| {
+        text.match_indices(phrase).any(|(at, found)| {
+            let before = text[..at].chars().next_back();
+            let after = text[at + found.len()..].chars().next();
+            !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(char::is_alphanumeric)
+        })
+    })
+}
+
+/// The mode of a reply: as it was asked for, within what the budget allows; by `auto` where that is
+/// left open.
+pub(crate) fn choose(
+    mode: Mode,
+    budget: ThinkingBudget,
+    messages: &[Message],
+    auto: &dyn AutoMode,
+) -> ModeChoice {
     match mode {
-        Mode::Fast => return choice(Mode::Fast, "you asked for fast"),
+        Mode::Fast => choice(Mode::Fast, "you asked for fast"),
         Mode::Thinking | Mode::Auto
             if matches!(budget, ThinkingBudget::None | ThinkingBudget::Tokens(0)) =>
         {
-            return choice(Mode::Fast, "the thinking budget is none");
+            choice(Mode::Fast, "the thinking budget is none")
         }
-        Mode::Thinking => return choice(Mode::Thinking, "you asked for thinking"),
-        Mode::Auto => {}
-    }
-    let last = messages.iter().rev().find(|message| message.role == Role::User);
-    let text = last.map_or(String::new(), |message| message.content.to_lowercase());
-    let says = |phrases: &[&str]| {
-        phrases
-            .iter()
-            .find(|phrase| {
-                text.match_indices(**phrase).any(|(at, found)| {
-                    let before = text[..at].chars().next_back();
-                    let after = text[at + found.len()..].chars().next();
-                    !before.is_some_and(char::is_alphanumeric)
-                        && !after.is_some_and(char::is_alphanumeric)
-                })
-            })
-            .map(|phrase| (*phrase).to_owned())
-    };
-    if let Some(word) = says(FEELING) {
-        choice(Mode::Thinking, &format!("your message speaks of a feeling (\"{word}\")"))
-    } else if let Some(word) = says(REASONING) {
-        choice(Mode::Thinking, &format!("the question asks for reasons (\"{word}\")"))
-    } else if text.split_whitespace().count() > 60 {
-        choice(Mode::Thinking, "the message is long")
-    } else {
-        choice(Mode::Fast, "a short, plain message")
+        Mode::Thinking => choice(Mode::Thinking, "you asked for thinking"),
+        Mode::Auto => {
+            let last = messages.iter().rev().find(|message| message.role == Role::User);
+            auto.choose(last.map_or("", |message| &message.content))
+        }
     }
 }
 
@@ -126,8 +160,9 @@ mod tests {
 
     #[test]
     fn auto_says_which_and_why() {
-        let choose =
-            |text: &str| choose(Mode::Auto, ThinkingBudget::Medium, &[Message::user(text)]);
+        let choose = |text: &str| {
+            choose(Mode::Auto, ThinkingBudget::Medium, &[Message::user(text)], &WordRule)
+        };
         assert_eq!(choose("hi").mode, Mode::Fast);
         assert_eq!(choose("I feel so alone since she left").mode, Mode::Thinking);
         assert!(choose("I feel alone").reason.contains("feel"));
@@ -141,7 +176,7 @@ mod tests {
         for budget in [ThinkingBudget::None, ThinkingBudget::Tokens(0)] {
             for mode in Mode::ALL {
                 let messages = [Message::user("I feel sad. Why?")];
-                assert_eq!(choose(mode, budget, &messages).mode, Mode::Fast);
+                assert_eq!(choose(mode, budget, &messages, &WordRule).mode, Mode::Fast);
             }
         }
     }

@@ -10,10 +10,11 @@ use rapport_model::PackedAdapter;
 use rapport_model::chat_template::{CivilTime, Conversation, TemplateError};
 use rapport_model::tokenizer::{ControlText, Segment, Start, StreamDecoder, Tokenizer, Trust};
 use rapport_types::{
-    BuildId, Control, Event, EventSink, FinishReason, GenerateError, Mode, ModeChoice, ModelInfo,
-    Outcome, OutputFormat, PromptForm, Reader, Request, Role, TextToken, Timings, TokenLogprob,
-    Tool, TopLogprob, Usage,
+    BuildId, Caller, Control, Event, EventSink, FinishReason, GenerateError, Mode, ModeChoice,
+    ModelInfo, Outcome, OutputFormat, PromptForm, Reader, Request, Role, TextToken, Timings,
+    TokenLogprob, Tool, TopLogprob, Usage,
 };
+use sha2::{Digest, Sha256};
 
 use std::sync::Arc;
 
@@ -140,7 +141,7 @@ impl Constraint for Until {
 /// Turns a conversation into a request for the engine.
 pub(crate) fn prepare(
     language: &Arc<Language>,
-    (info, adapter): (&ModelInfo, Option<Arc<PackedAdapter>>),
+    (info, adapter): (ModelInfo, Option<Arc<PackedAdapter>>),
     request: Request,
     sink: EventSink,
 ) -> Result<Job, GenerateError> {
@@ -157,7 +158,8 @@ pub(crate) fn prepare(
     let native = language.template.thinking();
     let budget = modes::budget_tokens(request.thinking_budget, native.is_some());
     let form = language.slots.form_within(budget);
-    let mut choice = modes::choose(request.mode, request.thinking_budget, &request.messages);
+    let mut choice =
+        modes::choose(request.mode, request.thinking_budget, &request.messages, &*language.auto);
     if choice.mode == Mode::Thinking && native.is_none() && form.is_none() {
         choice = modes::without_room(budget, language.slots.least_budget_tokens());
     }
@@ -249,7 +251,7 @@ pub(crate) fn prepare(
             sink,
             choice,
             seed,
-            build: info.build.clone(),
+            build: info.build,
             answer_phase_idx,
             thought: Text::new(vec![close.to_owned()], None, true),
             answer: Text::new(request.stop, calls, answer_phase_idx > 0 && trims),
@@ -267,10 +269,20 @@ pub(crate) fn prepare(
             seed,
             user: UserKey(u64::from_le_bytes(user)),
             priority: request.caller.priority,
-            cache: CacheScope { key: CacheKey(request.caller.key), ..CacheScope::default() },
+            cache: CacheScope { key: cache_key(request.caller), ..CacheScope::default() },
             adapter,
         },
     })
+}
+
+/// Whose computation a reply may share.
+fn cache_key(caller: Caller) -> CacheKey {
+    if caller.cache_salt == [0; 32] {
+        return CacheKey(caller.key);
+    }
+    CacheKey(
+        Sha256::new().chain_update(caller.key).chain_update(caller.cache_salt).finalize().into(),
+    )
 }
 
 /// The tokens of a conversation, up to where its reply begins.
@@ -279,7 +291,7 @@ fn prompt(language: &Language, request: &Request, thinks: bool) -> Result<Vec<u3
     if request.prompt_form == PromptForm::Plain {
         let text: String =
             request.messages.iter().map(|message| message.content.as_str()).collect();
-        return Ok(tokenizer.encode_prompt(&[Segment { text: &text, trust: Trust::Content }]));
+        return Ok(plain_prompt(language, &text));
     }
     let has_tool_turns = request
         .messages
@@ -328,8 +340,14 @@ pub(crate) fn count_prompt_tokens(
     if request.messages.is_empty() {
         return Err(GenerateError::NoMessages);
     }
-    let choice = modes::choose(request.mode, request.thinking_budget, &request.messages);
+    let choice =
+        modes::choose(request.mode, request.thinking_budget, &request.messages, &*language.auto);
     Ok(prompt(language, request, choice.mode == Mode::Thinking)?.len() as u32)
+}
+
+/// A text alone, with what the model wants before and after every prompt.
+pub(crate) fn plain_prompt(language: &Language, text: &str) -> Vec<u32> {
+    language.tokenizer.encode_prompt(&[Segment { text, trust: Trust::Content }])
 }
 
 pub(crate) fn tokenize(language: &Language, text: &str) -> Vec<TextToken> {
@@ -353,9 +371,11 @@ pub(crate) fn submit_error(error: &SubmitError) -> GenerateError {
         SubmitError::Overloaded { .. } | SubmitError::UserOverloaded { .. } => {
             GenerateError::Overloaded
         }
-        SubmitError::EmptyPrompt | SubmitError::UnknownToken { .. } => {
-            GenerateError::Internal { reason: error.to_string() }
-        }
+        SubmitError::EmptyPrompt => GenerateError::InvalidRequest {
+            field: "prompt",
+            reason: "it is empty; give at least a word to go on from".to_owned(),
+        },
+        SubmitError::UnknownToken { .. } => GenerateError::Internal { reason: error.to_string() },
     }
 }
 

@@ -7,9 +7,9 @@ use std::num::NonZeroUsize;
 use rapport_kernels::{Compute, Isa};
 use rapport_local::LocalModel;
 use rapport_types::{
-    Caller, Event, FinishReason, FormatError, FormatKind, Generate, GenerateError, LogitBias,
-    Message, Mode, Outcome, OutputFormat, PromptForm, Request, SamplingDraft, ThinkingBudget,
-    Tools, reply,
+    AdapterChoice, Caller, Event, FinishReason, FormatError, FormatKind, Generate, GenerateError,
+    LogitBias, Message, Mode, Outcome, OutputFormat, PromptForm, Request, SamplingDraft,
+    ThinkingBudget, Tools, reply,
 };
 use serde_json::{Value, json};
 
@@ -40,6 +40,7 @@ fn request(text: &str, format: OutputFormat, draft: SamplingDraft) -> Request {
         format,
         tools: Tools::default(),
         prompt_form: PromptForm::default(),
+        adapter: AdapterChoice::default(),
         caller: Caller::default(),
     }
 }
@@ -276,7 +277,7 @@ fn the_thought_is_free_of_the_format_of_the_answer() {
 }
 
 #[test]
-fn formats_that_cannot_be_used_are_refused_before_any_token() {
+fn f14_formats_that_cannot_be_used_are_refused_before_any_token() {
     let model = model();
     let refuse = |format: OutputFormat| {
         let request = request("Hi", format, SamplingDraft::default());
@@ -335,7 +336,7 @@ fn formats_that_cannot_be_used_are_refused_before_any_token() {
 }
 
 #[test]
-fn formats_that_ask_for_much_work_end_in_an_answer_or_an_error() {
+fn f14_formats_that_ask_for_much_work_end_in_an_answer_or_an_error() {
     let model = model();
     let formats = [
         OutputFormat::Regex("(a|aa|aaa)*b(.*.*.*.*x){20}".to_owned()),
@@ -363,5 +364,39 @@ fn formats_that_ask_for_much_work_end_in_an_answer_or_an_error() {
         let is_end = matches!(&end, Event::Finished(_))
             || matches!(&end, Event::Failed(GenerateError::FormatLost { .. }));
         assert!(is_end, "{format:?}: {end:?}");
+    }
+}
+
+#[test]
+fn f15_grammars_of_many_brackets_or_rules_are_refused_or_answered() {
+    let model = model();
+    let chain = |n_rules: usize| {
+        let rules = (0..n_rules).map(|idx| format!("r{idx}: r{}\n", idx + 1));
+        let rules: String = rules.collect();
+        format!("start: r0\n{rules}r{n_rules}: \"a\"\n")
+    };
+    for (grammar, is_refused) in [
+        (format!("start: {}\"a\"{}", "(".repeat(60_000), ")".repeat(60_000)), true),
+        (format!("start: {}", "[".repeat(60_000)), true),
+        (chain(5_000), false),
+        ("start: start \"a\" | \"a\"".to_owned(), false),
+        ("start: a\na: b \"x\"\nb: a \"y\"".to_owned(), false),
+        ("start: \"a\"*".repeat(5), false),
+    ] {
+        let ask = Request {
+            max_tokens: 4,
+            ..request("Go on", OutputFormat::Lark(grammar), SamplingDraft::default())
+        };
+        match reply(&model, ask) {
+            Err(GenerateError::Format(error)) => assert!(!error.to_string().contains('\n')),
+            Err(error) => panic!("{error}"),
+            Ok(reply) => {
+                let end = reply.last().unwrap();
+                assert!(
+                    matches!(end, Event::Finished(_) | Event::Failed(_)) && !is_refused,
+                    "{end:?}"
+                );
+            }
+        }
     }
 }

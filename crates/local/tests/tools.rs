@@ -8,9 +8,9 @@ use std::num::NonZeroUsize;
 use rapport_kernels::{Compute, Isa};
 use rapport_local::LocalModel;
 use rapport_types::{
-    CallCount, Caller, Event, FinishReason, FormatError, Generate, GenerateError, Message, Mode,
-    Outcome, OutputFormat, PromptForm, Request, Role, SamplingDraft, ThinkingBudget, Tool,
-    ToolCall, ToolChoice, Tools, reply,
+    AdapterChoice, CallCount, Caller, Event, FinishReason, FormatError, Generate, GenerateError,
+    Message, Mode, Outcome, OutputFormat, PromptForm, Request, Role, SamplingDraft, ThinkingBudget,
+    Tool, ToolCall, ToolChoice, Tools, reply,
 };
 use serde_json::{Value, json};
 
@@ -55,6 +55,7 @@ fn request(text: &str, tools: Tools) -> Request {
         stop: Vec::new(),
         format: OutputFormat::Text,
         tools,
+        adapter: AdapterChoice::default(),
         caller: Caller::default(),
     }
 }
@@ -163,6 +164,9 @@ fn a_plain_prompt_is_gone_on_with_and_counted_as_it_is() {
     assert_eq!(model.count_prompt_tokens(&plain).unwrap(), Some(n_text_tokens));
     let conversation = Request { prompt_form: PromptForm::Conversation, ..plain.clone() };
     assert!(model.count_prompt_tokens(&conversation).unwrap().unwrap() > n_text_tokens);
+    let nothing = Request { messages: vec![Message::user("")], ..plain.clone() };
+    let refused = model.start(nothing, Box::new(|event| panic!("{event:?}"))).unwrap_err();
+    assert!(matches!(refused, GenerateError::InvalidRequest { field: "prompt", .. }), "{refused}");
     let (text, _, outcome) = tell(&model, plain);
     assert!(text.contains("Paris"), "{text}");
     assert_eq!(outcome.usage.reasoning_tokens, 0);

@@ -47,7 +47,7 @@ pub const ROUTED_FORMAT: &str = "rapport-routed-lora";
 /// The version of the routed form that is written; others are refused.
 pub const ROUTED_VERSION: &str = "1";
 
-pub(crate) const DENSE_WEIGHTS: &str = "adapter_model.safetensors";
+pub const DENSE_WEIGHTS: &str = "adapter_model.safetensors";
 pub(crate) const DENSE_CONFIG: &str = "adapter_config.json";
 
 /// A linear of a layer that an adapter adds to.
@@ -228,6 +228,19 @@ pub enum AdapterError {
     Gguf { file: PathBuf, source: Box<GgufError> },
     #[error("{}: tensor `{tensor}`: {source}", file.display())]
     Pack { file: PathBuf, tensor: String, source: PackError },
+    #[error(
+        "{}: which of its experts add to a token is chosen by the token, so they cannot become part \
+         of the weights: apply the adapter live instead",
+        file.display()
+    )]
+    Routed { file: PathBuf },
+    #[error(
+        "{}: was trained on a model file with the SHA-256 {expected}, and {} has {found}: use that \
+         file, or say that any will do (--any-base)",
+        file.display(),
+        model.display()
+    )]
+    OtherBase { file: PathBuf, model: PathBuf, found: String, expected: String },
     #[error("a routed adapter has no form in peft's layout: save it as {ROUTED_FILE}")]
     NotDense,
 }
@@ -388,6 +401,8 @@ impl Adapter {
             inference_mode: true,
             use_rslora: false,
             use_dora: false,
+            rank_pattern: serde_json::Map::new(),
+            alpha_pattern: serde_json::Map::new(),
             rapport_base_sha256: self.base_sha256.clone(),
         };
         let file = folder.join(DENSE_CONFIG);
@@ -422,6 +437,11 @@ struct DenseConfig {
     use_rslora: bool,
     #[serde(default)]
     use_dora: bool,
+    /// Ranks and alphas of their own for some linears.
+    #[serde(default)]
+    rank_pattern: serde_json::Map<String, serde_json::Value>,
+    #[serde(default)]
+    alpha_pattern: serde_json::Map<String, serde_json::Value>,
     /// Ours; `peft` keeps what it does not know out of the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rapport_base_sha256: Option<String>,
@@ -700,6 +720,12 @@ fn load_dense(folder: &Path) -> Result<Adapter, AdapterError> {
     }
     if config.use_dora {
         return config_error("use_dora", "true".to_owned(), "false");
+    }
+    let patterns =
+        [("rank_pattern", &config.rank_pattern), ("alpha_pattern", &config.alpha_pattern)];
+    if let Some((key, pattern)) = patterns.into_iter().find(|(_, pattern)| !pattern.is_empty()) {
+        let found = serde_json::Value::Object(pattern.clone()).to_string();
+        return config_error(key, found, "{}: one rank and one alpha for all linears");
     }
     let file = folder.join(DENSE_WEIGHTS);
     let bytes = read_file(&file)?;

@@ -6,6 +6,8 @@
 //! model that it adds to two more, named after it with `.lora_a` (rows of `in` numbers, r of them)
 //! and `.lora_b` (`out` rows of r). Its rows are in the order of the model's own GGUF file.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rapport_kernels::blocks::dequantize_row;
@@ -31,6 +33,16 @@ enum Form {
     Routed,
     Peft,
     Gguf,
+}
+
+/// Whether an adapter may be used with another model file than it was trained on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BaseCheck {
+    /// Only with the file that it says it was trained on, if it says.
+    #[default]
+    Same,
+    /// With any whose shapes fit, such as one that was quantised otherwise.
+    Any,
 }
 
 /// An adapter as it was read.
@@ -63,6 +75,11 @@ impl AdapterFile {
                 Self::parse_routed(path, &bytes)
             }
         }
+    }
+
+    /// Whether a folder is laid out as one adapter is.
+    pub fn is_folder_of_one(folder: &Path) -> bool {
+        [ROUTED_FILE, DENSE_CONFIG].iter().any(|file| folder.join(file).is_file())
     }
 
     /// Reads a routed adapter that is in memory; errors call it `path`.
@@ -107,6 +124,41 @@ impl AdapterFile {
         })
     }
 
+    /// Whether this was trained on the model file with this hash, where it says on which.
+    ///
+    /// # Errors
+    /// [`AdapterError::OtherBase`].
+    pub fn check_base(&self, model: &Path, model_sha256: &[u8; 32]) -> Result<(), AdapterError> {
+        let found = hexadecimal(model_sha256);
+        match &self.adapter.base_sha256 {
+            Some(expected) if !expected.eq_ignore_ascii_case(&found) => {
+                Err(AdapterError::OtherBase {
+                    file: self.path.clone(),
+                    model: model.into(),
+                    found,
+                    expected: expected.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Self::check_base`], reading the model file if there is something to compare it with.
+    ///
+    /// # Errors
+    /// [`AdapterError::OtherBase`], or the model file cannot be read.
+    pub fn check_base_file(&self, model: &Path, check: BaseCheck) -> Result<(), AdapterError> {
+        if check == BaseCheck::Any || self.adapter.base_sha256.is_none() {
+            return Ok(());
+        }
+        self.check_base(model, &file_sha256(model)?)
+    }
+
+    /// Its hash in hexadecimal.
+    pub fn sha256_text(&self) -> String {
+        hexadecimal(&self.sha256)
+    }
+
     /// The first 12 hexadecimal digits of its hash: what a build calls it.
     pub fn short_hash(&self) -> String {
         let digits =
@@ -134,8 +186,33 @@ impl AdapterFile {
     }
 }
 
+/// The hash of a whole file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn file_sha256(path: &Path) -> Result<[u8; 32], AdapterError> {
+    let failed = |source: io::Error| AdapterError::Io { file: path.into(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(hash.finalize().into()),
+            n_bytes => hash.update(&buffer[..n_bytes]),
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// The model's tensor that a linear is.
-fn gguf_name(layer_idx: usize, linear: Linear) -> String {
+pub(crate) fn gguf_name(layer_idx: usize, linear: Linear) -> String {
     let part = match linear {
         Linear::Query => "attn_q",
         Linear::Key => "attn_k",

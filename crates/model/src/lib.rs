@@ -22,10 +22,11 @@ mod error;
 mod feed_forward;
 mod linear;
 mod load;
+mod merge;
 mod packed_adapter;
 mod transformer;
 
-pub use adapter_file::{AdapterFile, RowOrder};
+pub use adapter_file::{AdapterFile, BaseCheck, RowOrder, file_sha256};
 pub use architecture::{Architecture, Experts, FeedForward, PostNorms, QueryKeyNorm, Sliding};
 pub use error::LoadError;
 pub use feed_forward::ExpertLoad;

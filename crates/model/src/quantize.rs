@@ -11,6 +11,8 @@
 //!   that loses more: Q8_0 for rows of a multiple of 32, or else F16. K types need a multiple of
 //!   256: a model of width 576 is better served by Q4_1 than by Q4_K, most of which would be Q8_0.
 //!
+//! An adapter can be merged on the way: its sums are part of the weights before they are written.
+//!
 //! What is not here: importance matrices, and mixes that give some layers more bits.
 //!
 //! Start reading at [`quantize_file`].
@@ -20,9 +22,15 @@ use std::io::Write;
 use rapport_kernels::blocks::{BlockType, dequantize_row};
 use rapport_kernels::quantize::{QuantizeError, WRITABLE, quantize_row};
 
+use crate::adapter::AdapterError;
+use crate::adapter_file::AdapterFile;
+use crate::architecture::Architecture;
+use crate::error::LoadError;
 use crate::gguf::{Gguf, GgufError, GgufPlan, GgufWriteError, Tensor, TensorInfo, Value};
+use crate::merge::{Addition, Merge};
 
 const FILE_TYPE_KEY: &str = "general.file_type";
+const MERGED_ADAPTER_KEY: &str = "rapport.merged_adapter.sha256";
 const QUANTIZATION_VERSION_KEY: &str = "general.quantization_version";
 
 /// The version of ggml's block layouts that [`rapport_kernels::blocks`] describes.
@@ -35,6 +43,11 @@ pub enum QuantizeFileError {
     UnsupportedTarget { target: BlockType },
     #[error(transparent)]
     Source(#[from] GgufError),
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// The shape of a model that an adapter is to be merged into.
+    #[error(transparent)]
+    Architecture(#[from] LoadError),
     #[error(transparent)]
     Write(#[from] GgufWriteError),
     #[error("row {row} of tensor `{tensor}`: {problem}")]
@@ -56,7 +69,7 @@ pub struct WrittenTensor<'a> {
     pub source: &'a TensorInfo,
     pub block_type: BlockType,
     pub n_bytes: u64,
-    /// Root of the mean squared difference from the source; 0 for a tensor that was copied.
+    /// Root of the mean squared difference from what was to be written; 0 for a tensor that was copied.
     pub root_mean_square_error: f64,
 }
 
@@ -74,7 +87,7 @@ pub struct Progress<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub n_tensors: usize,
-    /// Tensors in another block type than before.
+    /// Tensors in another block type than before, or with other weights.
     pub n_converted: usize,
     pub source_bytes: u64,
     pub written_bytes: u64,
@@ -87,27 +100,37 @@ pub struct Report {
 /// what the new file is. Quantising a model that is quantised already loses twice: start from F32,
 /// F16 or BF16 where there is one.
 ///
+/// What `adapter` adds becomes part of the weights, and `rapport.merged_adapter.sha256` of the metadata
+/// names it.
+///
 /// # Errors
 /// See [`QuantizeFileError`].
 pub fn quantize_file(
     source: &Gguf,
     target: BlockType,
+    adapter: Option<&AdapterFile>,
     out: impl Write,
     mut progress: impl FnMut(&Progress<'_>),
 ) -> Result<Report, QuantizeFileError> {
     let file_type = file_type(target).ok_or(QuantizeFileError::UnsupportedTarget { target })?;
-    let plan = plan(source, target, file_type)?;
+    let merge = match adapter {
+        Some(file) => Some(Merge::new(source, &Architecture::read(source)?, file)?),
+        None => None,
+    };
+    let plan = plan(source, target, file_type, adapter)?;
     let mut writer = plan.begin(out)?;
 
     let mut report = Report { n_tensors: source.tensors().len(), ..Report::default() };
     for (tensor_idx, info) in source.tensors().iter().enumerate() {
         let tensor = source.tensor(&info.name)?;
         let block_type = block_type_for(info, target);
-        let (n_bytes, root_mean_square_error) = if block_type == info.block_type {
+        let addition = merge.as_ref().and_then(|merge| merge.of_tensor(&info.name));
+        let is_copied = block_type == info.block_type && addition.is_none();
+        let (n_bytes, root_mean_square_error) = if is_copied {
             writer.tensor(tensor.bytes)?;
             (info.n_bytes, 0.0)
         } else {
-            let converted = convert(tensor, block_type)?;
+            let converted = convert(tensor, block_type, addition)?;
             writer.tensor(&converted.bytes)?;
             report.n_converted += 1;
             (converted.bytes.len() as u64, converted.root_mean_square_error)
@@ -140,10 +163,18 @@ fn file_type(target: BlockType) -> Option<u32> {
     })
 }
 
-fn plan(source: &Gguf, target: BlockType, file_type: u32) -> Result<GgufPlan, GgufWriteError> {
+fn plan(
+    source: &Gguf,
+    target: BlockType,
+    file_type: u32,
+    adapter: Option<&AdapterFile>,
+) -> Result<GgufPlan, GgufWriteError> {
     let mut plan = GgufPlan::new();
     let new_values = [(FILE_TYPE_KEY, file_type), (QUANTIZATION_VERSION_KEY, QUANTIZATION_VERSION)];
     for (key, value) in source.metadata().iter() {
+        if adapter.is_some() && key == MERGED_ADAPTER_KEY {
+            continue;
+        }
         let new_value = new_values.into_iter().find(|(new_key, _)| *new_key == key);
         plan.value(key, new_value.map_or(value, |(_, new_value)| Value::U32(new_value)))?;
     }
@@ -151,6 +182,9 @@ fn plan(source: &Gguf, target: BlockType, file_type: u32) -> Result<GgufPlan, Gg
         if source.metadata().get(key).is_none() {
             plan.value(key, Value::U32(new_value))?;
         }
+    }
+    if let Some(file) = adapter {
+        plan.string(MERGED_ADAPTER_KEY, &file.sha256_text())?;
     }
     for info in source.tensors() {
         plan.tensor(&info.name, &info.dims, block_type_for(info, target))?;
@@ -178,7 +212,11 @@ struct Converted {
     root_mean_square_error: f64,
 }
 
-fn convert(tensor: Tensor<'_>, block_type: BlockType) -> Result<Converted, QuantizeFileError> {
+fn convert(
+    tensor: Tensor<'_>,
+    block_type: BlockType,
+    addition: Option<&Addition<'_>>,
+) -> Result<Converted, QuantizeFileError> {
     let info = tensor.info;
     // The tensor is in memory, so its dimensions fit in a usize.
     let n_cols = info.row_len() as usize;
@@ -187,8 +225,12 @@ fn convert(tensor: Tensor<'_>, block_type: BlockType) -> Result<Converted, Quant
     let mut weights = vec![0.0; n_cols];
     let mut decoded = vec![0.0; n_cols];
     let mut squares = 0.0;
+    let added = addition.map(Addition::rows);
     for (row_idx, row) in tensor.bytes.chunks_exact(row_bytes).enumerate() {
         dequantize_row(info.block_type, row, &mut weights);
+        if let Some((addition, rows)) = addition.zip(added.as_ref()) {
+            addition.add(rows[row_idx], &mut weights);
+        }
         let start_bytes = bytes.len();
         quantize_row(block_type, &weights, &mut bytes).map_err(|problem| {
             QuantizeFileError::Weights { tensor: info.name.clone(), row: row_idx, problem }

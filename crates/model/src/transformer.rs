@@ -1,4 +1,4 @@
-//! The forward pass of a decoder-only transformer: ids in, logits out.
+//! The forward pass of a decoder-only transformer: ids in, logits or hidden states out.
 //!
 //! One pass takes a batch of sequences, each with any number of new tokens: a prompt, a chunk of
 //! one, or a single token of a reply. Weights are read once for all of them.
@@ -176,10 +176,52 @@ impl Transformer {
         batch: &mut Batch<'_>,
         scratch: &'s mut Scratch,
     ) -> &'s [f32] {
+        let (architecture, s) = (&self.architecture, scratch);
+        let n_wanted = self.run_layers(compute, batch, s);
+        s.logits.resize(n_wanted * self.n_vocab, 0.0); // (rows, V)
+        if n_wanted > 0 {
+            let wanted = &s.residual[..n_wanted * architecture.hidden];
+            let epsilon = architecture.norm_epsilon;
+            compute.rms_norm(wanted, &self.output_norm, epsilon, &mut s.normed);
+            match &self.output {
+                Some(output) => Linear::apply(compute, &s.normed, [(output, &mut s.logits)]),
+                None => compute.matmul(&s.normed, &mut [(&self.embedding, &mut s.logits)]),
+            }
+            let (scale, cap) = (architecture.logit_scale, architecture.logit_soft_cap);
+            if scale.is_some() || cap.is_some() {
+                compute.scale_and_cap(&mut s.logits, self.n_vocab, scale.unwrap_or(1.0), cap);
+            }
+        }
+        &s.logits
+    }
+
+    /// Runs one pass like [`Transformer::forward`] and returns what the logits would be made from:
+    /// the normed hidden states of the rows whose logits are wanted.
+    ///
+    /// # Shapes
+    /// (rows, C): the wanted rows of all sequences, in order.
+    ///
+    /// # Panics
+    /// As [`Transformer::forward`].
+    pub fn hidden<'s>(
+        &self,
+        compute: &Compute,
+        batch: &mut Batch<'_>,
+        scratch: &'s mut Scratch,
+    ) -> &'s [f32] {
+        let (hidden, s) = (self.architecture.hidden, scratch);
+        let n_wanted = self.run_layers(compute, batch, s);
+        let epsilon = self.architecture.norm_epsilon;
+        s.residual.truncate(n_wanted * hidden);
+        compute.rms_norm_heads(&mut s.residual, hidden, &self.output_norm, epsilon);
+        &s.residual
+    }
+
+    /// Everything before the last norm; returns how many rows at the front of `residual` are wanted.
+    fn run_layers(&self, compute: &Compute, batch: &mut Batch<'_>, s: &mut Scratch) -> usize {
         let architecture = &self.architecture;
         let (hidden, epsilon) = (architecture.hidden, architecture.norm_epsilon);
         let n_tokens: usize = batch.sequences.iter().map(|sequence| sequence.tokens.len()).sum();
-        let s = scratch;
         s.residual.resize(n_tokens * hidden, 0.0); // (T, C)
         let mut row = 0;
         for sequence in &batch.sequences {
@@ -219,22 +261,7 @@ impl Transformer {
                 );
             });
         }
-
-        let n_wanted = keep_wanted_rows(batch, &mut s.residual, hidden);
-        s.logits.resize(n_wanted * self.n_vocab, 0.0); // (rows, V)
-        if n_wanted > 0 {
-            let wanted = &s.residual[..n_wanted * hidden];
-            compute.rms_norm(wanted, &self.output_norm, epsilon, &mut s.normed);
-            match &self.output {
-                Some(output) => Linear::apply(compute, &s.normed, [(output, &mut s.logits)]),
-                None => compute.matmul(&s.normed, &mut [(&self.embedding, &mut s.logits)]),
-            }
-            let (scale, cap) = (architecture.logit_scale, architecture.logit_soft_cap);
-            if scale.is_some() || cap.is_some() {
-                compute.scale_and_cap(&mut s.logits, self.n_vocab, scale.unwrap_or(1.0), cap);
-            }
-        }
-        &s.logits
+        keep_wanted_rows(batch, &mut s.residual, hidden)
     }
 
     /// The first half of a layer.

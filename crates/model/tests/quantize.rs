@@ -42,7 +42,7 @@ fn model(fill: impl Fn(&str, u64) -> Vec<f32>) -> Gguf {
 
 fn quantized(source: &Gguf, target: BlockType) -> (Gguf, Report) {
     let mut out = Vec::new();
-    let report = quantize_file(source, target, &mut out, |_| {}).unwrap();
+    let report = quantize_file(source, target, None, &mut out, |_| {}).unwrap();
     (Gguf::from_bytes(out).unwrap(), report)
 }
 
@@ -138,7 +138,7 @@ fn quantising_to_the_type_it_has_changes_no_weight() {
 fn progress_counts_every_tensor_and_tells_the_error() {
     let source = model(|_, n| weights(n));
     let mut seen = Vec::new();
-    quantize_file(&source, BlockType::Q4_0, std::io::sink(), |progress| {
+    quantize_file(&source, BlockType::Q4_0, None, std::io::sink(), |progress| {
         assert_eq!(progress.n_tensors, TENSORS.len());
         let written = &progress.written;
         let is_copy = written.block_type == written.source.block_type;
@@ -162,7 +162,7 @@ fn f07_weights_that_are_not_finite_are_named() {
         }
         weights
     });
-    let error = quantize_file(&source, BlockType::Q8_0, std::io::sink(), |_| {}).unwrap_err();
+    let error = quantize_file(&source, BlockType::Q8_0, None, std::io::sink(), |_| {}).unwrap_err();
     assert!(matches!(
         &error,
         QuantizeFileError::Weights {
@@ -182,7 +182,7 @@ fn f07_weights_that_are_not_finite_are_named() {
 fn a_type_that_cannot_be_written_is_refused_first() {
     let mut out = Vec::new();
     let source = model(|_, n| weights(n));
-    let error = quantize_file(&source, BlockType::Q5K, &mut out, |_| {}).unwrap_err();
+    let error = quantize_file(&source, BlockType::Q5K, None, &mut out, |_| {}).unwrap_err();
     let expected = "no model can be written as Q5_K: \
                     choose F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K";
     assert_eq!(error.to_string(), expected);

@@ -66,7 +66,7 @@ pub fn words(text: &str) -> Vec<String> {
 
 /// Runs of text that end with a full stop, a question or exclamation mark, or a line; at least one
 /// where there is a word.
-fn sentences(text: &str) -> usize {
+pub(crate) fn sentences(text: &str) -> usize {
     text.split(['.', '!', '?', '。', '！', '？', '\n'])
         .filter(|part| part.chars().any(char::is_alphanumeric))
         .count()
@@ -81,7 +81,7 @@ fn is_list_item(line: &str) -> bool {
     is_numbered || ["- ", "* ", "• ", "+ "].iter().any(|bullet| line.starts_with(bullet))
 }
 
-fn n_emoji(text: &str) -> usize {
+pub(crate) fn n_emoji(text: &str) -> usize {
     let is_emoji = |character: char| {
         matches!(u32::from(character),
             0x1f300..=0x1faff | 0x2600..=0x27bf | 0x1f1e6..=0x1f1ff | 0x2b50 | 0x2b55)
@@ -89,7 +89,7 @@ fn n_emoji(text: &str) -> usize {
     text.graphemes(true).filter(|grapheme| grapheme.chars().any(is_emoji)).count()
 }
 
-fn count_phrases(words: &[String], phrases: &[&str]) -> usize {
+pub(crate) fn count_phrases(words: &[String], phrases: &[&str]) -> usize {
     phrases
         .iter()
         .map(|phrase| {
@@ -157,7 +157,7 @@ pub fn style_matching(one: &str, other: &str) -> Option<f64> {
     Some(sum / FUNCTION_WORDS.len() as f64)
 }
 
-const FUNCTION_WORDS: [&[&str]; 9] = [
+pub(crate) const FUNCTION_WORDS: [&[&str]; 9] = [
     // Articles.
     &["a", "an", "the"],
     // Prepositions.
@@ -319,7 +319,7 @@ const FUNCTION_WORDS: [&[&str]; 9] = [
     ],
 ];
 
-const FORMAL: &[&str] = &[
+pub(crate) const FORMAL: &[&str] = &[
     "accordingly",
     "additionally",
     "appropriate",
@@ -347,7 +347,7 @@ const FORMAL: &[&str] = &[
     "upon",
     "whom",
 ];
-const INFORMAL: &[&str] = &[
+pub(crate) const INFORMAL: &[&str] = &[
     "awesome", "btw", "bro", "cool", "cuz", "dude", "gonna", "gotta", "guys", "haha", "hey", "hi",
     "kinda", "lol", "nah", "ok", "okay", "omg", "pretty", "sorta", "stuff", "super", "tbh",
     "thing", "wanna", "wow", "ya", "yeah", "yep", "yup",

@@ -16,6 +16,7 @@ use rapport_types::Caller;
 use crate::App;
 use crate::charge;
 use crate::error::ApiError;
+use crate::observe;
 
 /// How keys that the store makes begin.
 const KEY_PREFIX: &str = "rk-";
@@ -65,6 +66,7 @@ pub(crate) async fn check_key(
         request.extensions_mut().insert(Caller::default());
         return Ok(next.run(request).await);
     };
+    observe::note_caller(&holder.caller);
     request.extensions_mut().insert(holder.caller);
     let is_asking = request.method() == Method::POST;
     let mut response = charge::for_holder(holder.clone(), next.run(request)).await;

@@ -6,164 +6,119 @@
 //!
 //! What is not here: sums and locks (the store has those).
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use rapport_store::{
-    ApiKeyId, ApiKeyState, Charge, Estimate, Finished, Limit, Limits, NewMessage, Price, ReplyId,
-    ReservationId, Reserved, Store, UnixMs, User, UserId,
+    ApiKey, ApiKeyId, ApiKeyState, Charge, Estimate, Finished, Limit, Limits, NewMessage, Plan,
+    ReplyId, ReservationId, Reserved, UnixMs, User, UserId,
 };
 use rapport_types::{
-    Caller, Control, Event, Generate, GenerateError, Mode, Outcome, Request, ThinkingBudget, Usage,
+    BuildId, Caller, Control, Event, FinishReason, Generate, GenerateError, Mode, Outcome, Request,
+    ThinkingBudget, Timings, Usage,
 };
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::App;
 use crate::error::ApiError;
-use crate::web::{Accounts, now};
+use crate::stored::Owner;
+use crate::web::Accounts;
 
-/// What an account may use and what it costs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Plan {
-    pub name: String,
-    /// Requests in a day (UTC); absent is without limit, as below.
-    #[serde(default)]
-    pub requests_a_day: Option<u64>,
-    /// Of prompt, answer and thought together.
-    #[serde(default)]
-    pub tokens_a_day: Option<u64>,
-    #[serde(default)]
-    pub thinking_tokens_a_day: Option<u64>,
-    /// Replies at once.
-    #[serde(default)]
-    pub concurrent_replies: Option<u64>,
-    /// Higher goes first when there is a queue.
-    #[serde(default)]
-    pub priority: i8,
-    #[serde(default)]
-    pub prices: Prices,
+/// A key while replies are made with it.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenKey {
+    pub(crate) id: ApiKeyId,
+    expires_at: Option<UnixMs>,
+    is_closed: Arc<AtomicBool>,
 }
 
-/// Millionths of a dollar for a million tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Prices {
-    pub prompt_microdollars: u64,
-    pub cached_microdollars: u64,
-    pub completion_microdollars: u64,
-}
+impl OpenKey {
+    /// Whether the next token may still go to whoever shows this key.
+    fn is_open(&self, now: UnixMs) -> bool {
+        !self.is_closed.load(Ordering::Acquire) && self.expires_at.is_none_or(|end| now < end)
+    }
 
-/// Plans by their id.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Plans(pub BTreeMap<String, Plan>);
-
-impl Default for Plans {
-    /// Free, premium, per token at $5 a million (cached input at a quarter of that), and unlimited.
-    fn default() -> Self {
-        let free = Plan {
-            name: "Free".to_owned(),
-            requests_a_day: Some(200),
-            tokens_a_day: Some(200_000),
-            thinking_tokens_a_day: Some(20_000),
-            concurrent_replies: Some(2),
-            priority: 0,
-            prices: Prices::default(),
-        };
-        let premium = Plan {
-            name: "Premium".to_owned(),
-            requests_a_day: Some(2_000),
-            tokens_a_day: Some(4_000_000),
-            thinking_tokens_a_day: Some(1_000_000),
-            concurrent_replies: Some(4),
-            priority: 1,
-            ..free.clone()
-        };
-        let unlimited = Plan {
-            name: "Unlimited".to_owned(),
-            requests_a_day: None,
-            tokens_a_day: None,
-            thinking_tokens_a_day: None,
-            concurrent_replies: None,
-            ..free.clone()
-        };
-        let prices = Prices {
-            prompt_microdollars: 5_000_000,
-            cached_microdollars: 1_250_000,
-            completion_microdollars: 5_000_000,
-        };
-        let metered = Plan { name: "Per token".to_owned(), prices, ..unlimited.clone() };
-        let named =
-            [("free", free), ("premium", premium), ("metered", metered), ("unlimited", unlimited)];
-        Self(named.map(|(id, plan)| (id.to_owned(), plan)).into())
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
     }
 }
 
-impl Plans {
-    /// The plan of this id; one that is no longer there is as the smallest: the first that has
-    /// limits, or the first.
-    pub(crate) fn get(&self, id: &str) -> Plan {
-        let limited = || self.0.values().find(|plan| plan.limits() != Limits::default());
-        let found = self.0.get(id).or_else(limited).or_else(|| self.0.values().next());
-        found.cloned().unwrap_or_else(|| Plan {
-            name: id.to_owned(),
-            requests_a_day: None,
-            tokens_a_day: None,
-            thinking_tokens_a_day: None,
-            concurrent_replies: None,
-            priority: 0,
-            prices: Prices::default(),
-        })
+/// The keys that replies are being made with, so that one that is revoked here ends its replies
+/// before their next token. Those revoked elsewhere are found by [`Watch`].
+#[derive(Debug, Default)]
+pub(crate) struct OpenKeys {
+    by_id: Mutex<HashMap<ApiKeyId, (UserId, Weak<AtomicBool>)>>,
+}
+
+impl OpenKeys {
+    fn open(&self, key: &ApiKey) -> OpenKey {
+        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = by_id.get(&key.id).and_then(|(_, is_closed)| is_closed.upgrade());
+        let is_closed = known.unwrap_or_else(|| {
+            by_id.retain(|_, (_, is_closed)| is_closed.strong_count() > 0);
+            let is_closed = Arc::default();
+            by_id.insert(key.id, (key.user, Arc::downgrade(&is_closed)));
+            is_closed
+        });
+        OpenKey { id: key.id, expires_at: key.expires_at, is_closed }
+    }
+
+    /// Ends the replies of one key.
+    pub(crate) fn close(&self, id: ApiKeyId) {
+        self.close_where(|key, _| key == id);
+    }
+
+    /// Ends the replies of every key of a user.
+    pub(crate) fn close_all_of(&self, user: UserId) {
+        self.close_where(|_, owner| owner == user);
+    }
+
+    fn close_where(&self, is_meant: impl Fn(ApiKeyId, UserId) -> bool) {
+        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        by_id.retain(|id, (user, is_closed)| {
+            if !is_meant(*id, *user) {
+                return true;
+            }
+            if let Some(is_closed) = is_closed.upgrade() {
+                is_closed.store(true, Ordering::Release);
+            }
+            // A key that is let in again begins anew.
+            false
+        });
     }
 }
 
-impl Plan {
-    pub(crate) fn limits(&self) -> Limits {
-        Limits {
-            requests: self.requests_a_day,
-            tokens: self.tokens_a_day,
-            thinking_tokens: self.thinking_tokens_a_day,
-            concurrent: self.concurrent_replies,
-        }
-    }
-
-    pub(crate) fn cost_micros(&self, usage: &Usage) -> u64 {
-        let price = Price {
-            prompt_micros: self.prices.prompt_microdollars,
-            cached_micros: self.prices.cached_microdollars,
-            completion_micros: self.prices.completion_microdollars,
-        };
-        price.cost_micros(usage)
-    }
+/// What ends a reply whose key is no longer good.
+pub(crate) fn closed_key() -> GenerateError {
+    let reason = "it was revoked or has expired".to_owned();
+    GenerateError::InvalidRequest { field: "api_key", reason }
 }
 
 /// The account that stands behind a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Holder {
     pub(crate) user: UserId,
-    pub(crate) api_key: Option<ApiKeyId>,
-    pub(crate) plan_id: String,
+    pub(crate) api_key: Option<OpenKey>,
     pub(crate) plan: Plan,
     pub(crate) caller: Caller,
 }
 
 impl Holder {
-    pub(crate) fn of(accounts: &Accounts, user: &User, api_key: Option<ApiKeyId>) -> Self {
-        let plan = accounts.plans.get(&user.plan);
+    pub(crate) fn of(accounts: &Accounts, user: &User, api_key: Option<OpenKey>) -> Self {
+        let plan = accounts.plans.get_or_least(&user.plan);
         let key = Sha256::new()
             .chain_update(accounts.secret)
             .chain_update("caller")
             .chain_update(user.id.to_string())
             .finalize()
             .into();
-        let caller = Caller { key, priority: plan.priority };
-        Self { user: user.id, api_key, plan_id: user.plan.clone(), plan, caller }
+        let caller = Caller { key, priority: plan.priority, ..Caller::default() };
+        Self { user: user.id, api_key, plan, caller }
     }
 }
 
@@ -177,8 +132,18 @@ pub(crate) async fn for_holder<T>(holder: Holder, work: impl Future<Output = T>)
     HOLDER.scope(holder, work).await
 }
 
-/// What every key opens: `api` all of the protocols, `read` what only reads.
-pub(crate) const SCOPES: [&str; 2] = ["api", "read"];
+/// Whose the work of this task is.
+pub(crate) fn owner() -> Owner {
+    HOLDER.try_with(|holder| holder.user).ok()
+}
+
+/// The account that stands behind the work of this task.
+pub(crate) fn holder_of_task() -> Option<Holder> {
+    HOLDER.try_with(Clone::clone).ok()
+}
+
+/// What a key can open: `api` all of the protocols, `read` what only reads.
+pub const SCOPES: [&str; 2] = ["api", "read"];
 /// When a key or person was last seen is good to a minute.
 pub(crate) const SEEN_STEP_MS: i64 = 60_000;
 
@@ -189,7 +154,7 @@ pub(crate) async fn holder(
     is_reading: bool,
 ) -> Result<Option<Holder>, ApiError> {
     let busy = |_| ApiError::store_busy();
-    let now = now();
+    let now = accounts.now();
     let Some(key) = accounts.store.api_key_by_secret(secret, now).await.map_err(busy)? else {
         return Ok(None);
     };
@@ -207,16 +172,16 @@ pub(crate) async fn holder(
             let _ = store.touch_user(key.user, now).await;
         });
     }
-    Ok(Some(Holder::of(accounts, &user, Some(key.id))))
+    Ok(Some(Holder::of(accounts, &user, Some(accounts.keys.open(&key)))))
 }
 
 /// Says in headers what is left of a plan today, in OpenAI's words.
 pub(crate) async fn tell_limits(accounts: &Accounts, holder: &Holder, headers: &mut HeaderMap) {
-    let limits = holder.plan.limits();
+    let limits = holder.plan.limits;
     if limits.requests.is_none() && limits.tokens.is_none() {
         return;
     }
-    let now = now();
+    let now = accounts.now();
     let Ok(meter) = accounts.store.meter(holder.user, now).await else { return };
     let resets_s = (meter.resets_at.0 - now.0).max(0) / 1000;
     let kinds = [
@@ -241,9 +206,10 @@ pub(crate) async fn tell_limits(accounts: &Accounts, holder: &Holder, headers: &
 
 /// How long something set aside is held without being heard of again.
 const HOLD_MS: i64 = 120_000;
-const EXTEND_EVERY: u32 = 15;
-/// How often it is looked whether a key is still good while its reply is made.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// In looks.
+const EXTEND_EVERY: u32 = 30;
+/// How often it is looked whether somebody else has revoked a key while its reply is made.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Writes are tried this often before a reply counts as failed.
 const MAX_TRIES: u32 = 6;
 
@@ -294,7 +260,7 @@ impl From<Refused> for ApiError {
 /// What is set aside for one reply, and will be charged.
 #[derive(Debug)]
 pub(crate) struct Hold {
-    store: Arc<Store>,
+    accounts: Arc<Accounts>,
     holder: Holder,
     model: String,
     reply: ReplyId,
@@ -311,7 +277,7 @@ pub(crate) async fn hold(
     generate: &Arc<dyn Generate>,
     requests: Vec<Request>,
 ) -> Result<Vec<(Request, Option<Hold>)>, ApiError> {
-    let holder = HOLDER.try_with(Clone::clone).ok();
+    let holder = holder_of_task();
     let mut held = Vec::with_capacity(requests.len());
     for mut request in requests {
         let hold = match (&app.accounts, &holder) {
@@ -325,27 +291,76 @@ pub(crate) async fn hold(
     Ok(held)
 }
 
+/// Sets aside tokens that are only read, if whoever asks is an account.
+pub(crate) async fn hold_tokens(
+    app: &App,
+    generate: &Arc<dyn Generate>,
+    n_tokens: u64,
+) -> Result<Option<Hold>, ApiError> {
+    let holder = holder_of_task();
+    let (Some(accounts), Some(holder)) = (&app.accounts, holder) else { return Ok(None) };
+    let mut hold = Hold::new(accounts, &holder, generate);
+    let limits = holder.plan.limits;
+    if limits != Limits::default() {
+        let estimate = Estimate { tokens: n_tokens, thinking_tokens: 0 };
+        hold.reserve(estimate, &limits).await?;
+    }
+    Ok(Some(hold))
+}
+
+/// What tokens that were only read are charged by.
+pub(crate) fn only_read(n_tokens: u32, build: BuildId) -> Outcome {
+    Outcome {
+        reason: FinishReason::Stop,
+        stop: None,
+        usage: Usage { prompt_tokens: n_tokens, ..Usage::default() },
+        timings: Timings::default(),
+        build,
+    }
+}
+
 impl Hold {
-    /// Sets aside what a reply can use. One whose mode is free to choose does not think where the
-    /// plan has no thinking tokens left.
-    pub(crate) async fn take(
-        accounts: &Accounts,
-        holder: &Holder,
-        generate: &Arc<dyn Generate>,
-        request: &mut Request,
-    ) -> Result<Self, Refused> {
-        let limits = holder.plan.limits();
-        let at = now();
-        let mut hold = Self {
-            store: Arc::clone(&accounts.store),
+    fn new(accounts: &Arc<Accounts>, holder: &Holder, generate: &Arc<dyn Generate>) -> Self {
+        Self {
+            accounts: Arc::clone(accounts),
             holder: holder.clone(),
             model: generate.model().name,
-            reply: ReplyId::new(at),
+            reply: ReplyId::new(accounts.now()),
             reservation: None,
             runtime: Handle::current(),
             is_settled: false,
             kept: None,
-        };
+        }
+    }
+
+    /// Sets aside so much.
+    async fn reserve(&mut self, estimate: Estimate, limits: &Limits) -> Result<(), Refused> {
+        let at = self.accounts.now();
+        let store = &self.accounts.store;
+        let reserved = store.reserve(self.holder.user, estimate, limits, at, at.plus_ms(HOLD_MS));
+        match reserved.await.map_err(Refused::Store)? {
+            Reserved::Granted(reservation) => {
+                self.reservation = Some(reservation.id);
+                Ok(())
+            }
+            Reserved::Denied { limit, allowed, used, retry_after_ms } => {
+                let plan = self.holder.plan.name.clone();
+                Err(Refused::Limit { limit, allowed, used, retry_after_ms, plan })
+            }
+        }
+    }
+
+    /// Sets aside what a reply can use. One whose mode is free to choose does not think where the
+    /// plan has no thinking tokens left.
+    pub(crate) async fn take(
+        accounts: &Arc<Accounts>,
+        holder: &Holder,
+        generate: &Arc<dyn Generate>,
+        request: &mut Request,
+    ) -> Result<Self, Refused> {
+        generate.check_ready().map_err(Refused::Generate)?;
+        let limits = holder.plan.limits;
+        let mut hold = Self::new(accounts, holder, generate);
         if limits == Limits::default() {
             return Ok(hold);
         }
@@ -354,23 +369,14 @@ impl Hold {
         let context_tokens = generate.model().context_tokens;
         loop {
             let estimate = estimate(request, prompt_tokens, context_tokens);
-            let expires_at = at.plus_ms(HOLD_MS);
-            let reserved = accounts.store.reserve(holder.user, estimate, &limits, at, expires_at);
-            match reserved.await.map_err(Refused::Store)? {
-                Reserved::Granted(reservation) => {
-                    hold.reservation = Some(reservation.id);
-                    return Ok(hold);
-                }
-                Reserved::Denied { limit: Limit::ThinkingTokens, .. }
+            match hold.reserve(estimate, &limits).await {
+                Ok(()) => return Ok(hold),
+                Err(Refused::Limit { limit: Limit::ThinkingTokens, .. })
                     if request.mode == Mode::Auto =>
                 {
                     request.mode = Mode::Fast;
                 }
-                Reserved::Denied { limit, allowed, used, retry_after_ms } => {
-                    hold.is_settled = true;
-                    let plan = holder.plan.name.clone();
-                    return Err(Refused::Limit { limit, allowed, used, retry_after_ms, plan });
-                }
+                Err(refused) => return Err(refused),
             }
         }
     }
@@ -385,24 +391,30 @@ impl Hold {
         self.kept = Some(kept);
         Watch {
             is_over,
-            store: Arc::clone(&self.store),
+            accounts: Arc::clone(&self.accounts),
             user: self.holder.user,
-            api_key: self.holder.api_key,
+            api_key: self.holder.api_key.clone(),
             reservation: self.reservation,
             runtime: self.runtime.clone(),
         }
+    }
+
+    /// Whether the next token may still go to whoever asked.
+    pub(crate) fn is_open(&self) -> bool {
+        let now = self.accounts.now();
+        self.holder.api_key.as_ref().is_none_or(|key| key.is_open(now))
     }
 
     /// What the reply is charged.
     pub(crate) fn charge(&self, outcome: &Outcome) -> Charge {
         Charge {
             reply: self.reply,
-            api_key: self.holder.api_key,
-            plan: self.holder.plan_id.clone(),
+            api_key: self.holder.api_key.as_ref().map(|key| key.id),
+            plan: self.holder.plan.id.clone(),
             model: self.model.clone(),
             build: outcome.build.to_string(),
             usage: outcome.usage,
-            cost_micros: self.holder.plan.cost_micros(&outcome.usage),
+            cost_micros: self.holder.plan.price.cost_micros(&outcome.usage),
         }
     }
 
@@ -415,8 +427,9 @@ impl Hold {
         let charge = self.charge(outcome);
         let mut pause = Duration::from_millis(50);
         for n_tries in 1.. {
+            let now = self.accounts.now();
             let finished = Finished { charge: &charge, message, reservation: self.reservation };
-            match self.store.finish_reply(self.holder.user, finished, now()).await {
+            match self.accounts.store.finish_reply(self.holder.user, finished, now).await {
                 Err(rapport_store::Error::Busy { .. }) if n_tries < MAX_TRIES => {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
@@ -458,7 +471,7 @@ impl Drop for Hold {
             return;
         }
         if let Some(reservation) = self.reservation {
-            let (store, user) = (Arc::clone(&self.store), self.holder.user);
+            let (store, user) = (Arc::clone(&self.accounts.store), self.holder.user);
             self.runtime.spawn(async move {
                 // What is not given back now runs out by itself.
                 let _ = store.release(user, reservation).await;
@@ -470,9 +483,9 @@ impl Drop for Hold {
 /// Keeps what is set aside, and looks whether the key is still good.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    store: Arc<Store>,
+    accounts: Arc<Accounts>,
     user: UserId,
-    api_key: Option<ApiKeyId>,
+    api_key: Option<OpenKey>,
     reservation: Option<ReservationId>,
     runtime: Handle,
     is_over: oneshot::Receiver<()>,
@@ -490,30 +503,41 @@ impl Watch {
         }
         let runtime = self.runtime.clone();
         runtime.spawn(async move {
-            for n_looks in 1.. {
+            for n_looks in 0.. {
+                let now = self.accounts.now();
+                // At once too: the key may have been revoked while the reply was begun.
+                if let Some(key) = &self.api_key
+                    && !self.is_good(key, now).await
+                {
+                    key.close();
+                    control.stop();
+                    fail(closed_key());
+                    return;
+                }
+                if let Some(reservation) = self.reservation
+                    && n_looks % EXTEND_EVERY == EXTEND_EVERY - 1
+                    && let Ok(false) = {
+                        let until = now.plus_ms(HOLD_MS);
+                        self.accounts.store.extend(self.user, reservation, now, until).await
+                    }
+                {
+                    return;
+                }
                 tokio::select! {
                     () = tokio::time::sleep(LOOK_EVERY) => {}
                     _ = &mut self.is_over => return,
                 }
-                let now = now();
-                if let Some(api_key) = self.api_key
-                    && let Ok(state) = self.store.api_key_state(api_key, now).await
-                    && state != ApiKeyState::Live
-                {
-                    control.stop();
-                    let reason = "it was revoked or has expired".to_owned();
-                    fail(GenerateError::InvalidRequest { field: "api_key", reason });
-                    return;
-                }
-                if let Some(reservation) = self.reservation
-                    && n_looks % EXTEND_EVERY == 0
-                    && let Ok(false) =
-                        self.store.extend(self.user, reservation, now, now.plus_ms(HOLD_MS)).await
-                {
-                    return;
-                }
             }
         });
+    }
+
+    async fn is_good(&self, key: &OpenKey, now: UnixMs) -> bool {
+        if !key.is_open(now) {
+            return false;
+        }
+        let state = self.accounts.store.api_key_state(key.id, now).await;
+        // A store that does not answer says nothing about the key.
+        state.map_or(true, |state| state == ApiKeyState::Live)
     }
 }
 
@@ -545,19 +569,23 @@ fn estimate(request: &Request, prompt_tokens: u64, context_tokens: u32) -> Estim
     Estimate { tokens: tokens.min(context_tokens.max(prompt_tokens)), thinking_tokens }
 }
 
-/// The plans of a person as the pages show them.
-pub(crate) fn plan_form(id: &str, plan: &Plan) -> serde_json::Value {
-    let Plan { name, requests_a_day, tokens_a_day, thinking_tokens_a_day, .. } = plan;
+/// A plan as the pages show it.
+pub(crate) fn plan_form(plan: &Plan) -> serde_json::Value {
+    let Plan { id, name, limits, price, .. } = plan;
     serde_json::json!({
         "id": id,
         "name": name,
         "limits": {
-            "requests": requests_a_day,
-            "tokens": tokens_a_day,
-            "thinking_tokens": thinking_tokens_a_day,
-            "concurrent": plan.concurrent_replies,
+            "requests": limits.requests,
+            "tokens": limits.tokens,
+            "thinking_tokens": limits.thinking_tokens,
+            "concurrent": limits.concurrent,
         },
-        "prices": plan.prices,
+        "prices": {
+            "prompt_microdollars": price.prompt_micros,
+            "cached_microdollars": price.cached_micros,
+            "completion_microdollars": price.completion_micros,
+        },
     })
 }
 

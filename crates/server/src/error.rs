@@ -8,8 +8,11 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use rapport_types::GenerateError;
+use rapport_types::{GenerateError, Readiness};
 use serde_json::{Value, json};
+
+/// `code` while a model is being brought or loaded.
+const NOT_READY: &str = "model_not_ready";
 
 /// Why a request has no reply: `error` of the body.
 #[derive(Clone, Debug)]
@@ -21,6 +24,24 @@ pub(crate) struct ApiError {
     message: String,
     retry_after_s: Option<u64>,
 }
+
+/// Every `type` and `code` there is.
+const KINDS: [&str; 5] = [
+    "invalid_request_error",
+    "server_error",
+    "authentication_error",
+    "permission_error",
+    "rate_limit_error",
+];
+const CODES: [&str; 7] = [
+    "not_found",
+    "model_not_found",
+    "unknown_path",
+    "invalid_api_key",
+    "rate_limit_exceeded",
+    "context_length_exceeded",
+    NOT_READY,
+];
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
@@ -79,6 +100,11 @@ impl ApiError {
 
     pub(crate) fn unreadable_body(status: StatusCode, reason: &str) -> Self {
         Self::new(status, "invalid_request_error", format!("the body cannot be read: {reason}"))
+    }
+
+    /// The path or the query is not as it should be.
+    pub(crate) fn unreadable_request(status: StatusCode, reason: &str) -> Self {
+        Self::new(status, "invalid_request_error", format!("the request cannot be read: {reason}"))
     }
 
     pub(crate) fn no_such_model(name: &str, known: &[String]) -> Self {
@@ -146,6 +172,27 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message)
     }
 
+    /// The model cannot answer yet; when to ask again depends on what it waits for.
+    fn not_ready(waiting: &Readiness, message: String) -> Self {
+        let retry_after_s = match waiting {
+            Readiness::Ready | Readiness::Loading => 1,
+            Readiness::Pulling { .. } => 5,
+            Readiness::Away { retry_after_s } => u64::from(*retry_after_s),
+            Readiness::Failed { .. } => 60,
+        };
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message);
+        Self { code: Some(NOT_READY), retry_after_s: Some(retry_after_s), ..error }
+    }
+
+    /// Whether another try may go well once the model is there.
+    pub(crate) fn is_not_ready(&self) -> bool {
+        self.code == Some(NOT_READY)
+    }
+
+    pub(crate) fn retry_after_s(&self) -> Option<u64> {
+        self.retry_after_s
+    }
+
     /// What is stored about people cannot be read or written now.
     pub(crate) fn store_busy() -> Self {
         let message = "the store of this server cannot answer now: try again";
@@ -159,6 +206,26 @@ impl ApiError {
 
     pub(crate) fn message(&self) -> &str {
         &self.message
+    }
+
+    /// As it is kept with a completion that failed while nobody waited.
+    pub(crate) fn to_value(&self) -> Value {
+        json!({ "status": self.status.as_u16(), "error": self.body()["error"] })
+    }
+
+    /// The inverse of [`ApiError::to_value`]; what cannot be read is a fault of the server.
+    pub(crate) fn from_value(value: &Value) -> Self {
+        let error = &value["error"];
+        let status = value["status"].as_u64().and_then(|status| u16::try_from(status).ok());
+        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+        let kind = KINDS.into_iter().find(|kind| error["type"] == *kind);
+        let (Some(status), Some(kind), Some(message)) = (status, kind, error["message"].as_str())
+        else {
+            return Self::broken();
+        };
+        let code = CODES.into_iter().find(|code| error["code"] == *code);
+        let param = error["param"].as_str().map(str::to_owned);
+        Self { code, param, ..Self::new(status, kind, message) }
     }
 
     pub(crate) fn body(&self) -> Value {
@@ -199,13 +266,30 @@ impl From<GenerateError> for ApiError {
                 Self { code: Some("context_length_exceeded"), ..invalid("messages") }
             }
             GenerateError::InvalidRequest { field, .. } => invalid(field),
+            GenerateError::Filtered { .. } => {
+                Self { code: Some("content_filter"), ..invalid("messages") }
+            }
+            GenerateError::UnknownAdapter { .. } => {
+                let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message);
+                Self { param: Some("model".to_owned()), code: Some("model_not_found"), ..error }
+            }
             GenerateError::Format(_) => invalid("response_format"),
             GenerateError::Overloaded => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
             }
+            GenerateError::Busy { retry_after_s } => {
+                let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
+                Self { retry_after_s: Some(u64::from(*retry_after_s)), ..error }
+            }
+            GenerateError::Unavailable { retry_after_s, .. } => {
+                let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message);
+                Self { retry_after_s: Some(u64::from(*retry_after_s)), ..error }
+            }
             GenerateError::EngineStopped => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message)
             }
+            GenerateError::Unsupported { .. } => Self::unsupported(&message),
+            GenerateError::NotReady(waiting) => Self::not_ready(waiting, message),
             GenerateError::FormatLost { .. } | GenerateError::Internal { .. } => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
             }

@@ -11,22 +11,42 @@
 //!
 //! Start reading at [`Server`], then `openai/chat.rs` for the life of one request.
 
+/// A router, and the paths in it, from one table: so that a test can walk all of them.
+macro_rules! route_table {
+    ($state:ty; $($path:literal => $methods:expr,)*) => {
+        pub(crate) const PATHS: &[&str] = &[$($path),*];
+
+        fn table() -> axum::Router<$state> {
+            axum::Router::new()$(.route($path, $methods))*
+        }
+    };
+}
+pub(crate) use route_table;
+
 mod access;
 mod answer;
 mod anthropic;
 mod body;
 mod charge;
+mod chores;
+mod clock;
 mod connections;
 mod envelope;
 mod error;
 mod events;
+mod filter;
 mod grpc;
 mod metrics;
 mod models;
+mod observe;
 mod openai;
 mod openapi;
+mod otlp;
+mod patient;
 mod replies;
+mod rewards;
 mod stored;
+mod tls;
 mod wanted;
 mod web;
 mod xai;
@@ -36,29 +56,55 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use rapport_types::Generate;
+use rapport_types::{Generate, Readiness};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use metrics::Metrics;
-use stored::Deferred;
+use observe::Watchers;
+use stored::{Deferred, Responses};
 
 pub use body::MAX_BODY_BYTES;
-pub use charge::{Plan, Plans, Prices};
+pub use charge::SCOPES;
+pub use clock::{Clock, SystemClock};
+pub use filter::{Finding, InputFilter};
+pub use observe::{InvalidLogOption, Log, LogFormat, LogLevel, Sink};
 pub use openapi::document as openapi_document;
-pub use stored::{MemoryResponses, Owner, ResponseStore, StoreError, StoredResponse};
-pub use web::{Accounts, AccountsConfig, Pages, Persona};
+pub use otlp::Traces;
+pub use rewards::{ReplyScores, RewardServer, Sample, ScoreReplies};
+pub use tls::{Tls, TlsError};
+pub use web::{
+    Accounts, AccountsConfig, AdminClaim, InvalidOidc, Oidc, OidcConfig, Pages, Persona,
+    PersonaText, ReadMessages,
+};
 
 /// How long replies may go on after the server was asked to end.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 /// How long clients have to read that their replies are cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// What browsers are told of a server with TLS: never to come without, for a year.
+const TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+/// How long clients may take.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeLimits {
+    /// To send a body, beside what its size allows.
+    pub body: Duration,
+    /// To take the next piece of an answer.
+    pub reading: Duration,
+}
+
+impl Default for TimeLimits {
+    fn default() -> Self {
+        Self { body: Duration::from_secs(30), reading: Duration::from_mins(1) }
+    }
+}
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -73,6 +119,7 @@ pub struct ServerConfig {
     pub requires_key: bool,
     /// How long replies may go on after the server was asked to end.
     pub drain: Duration,
+    pub time_limits: TimeLimits,
 }
 
 impl ServerConfig {
@@ -84,6 +131,7 @@ impl ServerConfig {
             api_key: None,
             requires_key: false,
             drain: DEFAULT_DRAIN,
+            time_limits: TimeLimits::default(),
         }
     }
 }
@@ -108,7 +156,9 @@ struct Shared {
     models: Vec<Arc<dyn Generate>>,
     config: ServerConfig,
     metrics: Metrics,
-    responses: Arc<dyn ResponseStore>,
+    filter: filter::Slot,
+    watchers: Arc<Watchers>,
+    responses: Responses,
     deferred: Deferred<Value>,
     /// Of gRPC.
     deferred_calls: Deferred<grpc::GetChatCompletionResponse>,
@@ -126,6 +176,8 @@ type App = Arc<Shared>;
 /// A server that listens and has not begun to answer.
 pub struct Server {
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    watchers: Watchers,
     app: Shared,
 }
 
@@ -150,7 +202,9 @@ impl Server {
             models: vec![generate],
             config,
             metrics: Metrics::default(),
-            responses: Arc::new(MemoryResponses::default()),
+            filter: filter::Slot::default(),
+            watchers: Arc::default(),
+            responses: Responses::default(),
             deferred: Deferred::default(),
             deferred_calls: Deferred::default(),
             is_draining: AtomicBool::new(false),
@@ -158,7 +212,7 @@ impl Server {
             ending: watch::Sender::new(false),
             started,
         };
-        Ok(Self { listener, app })
+        Ok(Self { listener, tls: None, watchers: Watchers::default(), app })
     }
 
     /// Offers another model beside the first, under its own name.
@@ -168,10 +222,31 @@ impl Server {
         self
     }
 
-    /// Keeps responses there instead of in memory.
+    /// Refuses what this finds, before a model answers.
     #[must_use]
-    pub fn with_responses(mut self, responses: Arc<dyn ResponseStore>) -> Self {
-        self.app.responses = responses;
+    pub fn with_input_filter(mut self, filter: Arc<dyn InputFilter>) -> Self {
+        self.app.filter.filter = Some(filter);
+        self
+    }
+
+    /// Says a line of each request.
+    #[must_use]
+    pub fn with_log(mut self, log: Log) -> Self {
+        self.watchers.log = Some(log);
+        self
+    }
+
+    /// Sends spans of requests and replies to a collector.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Traces) -> Self {
+        self.watchers.traces = Some(traces);
+        self
+    }
+
+    /// Speaks nothing but TLS, with the certificate that is current when a client comes.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Arc<Tls>) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -193,14 +268,22 @@ impl Server {
     /// Answers until `stop` resolves; then replies that are being made have [`ServerConfig::drain`]
     /// to end, and those that have not are cut with an error that their clients can read.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) {
-        let Self { listener, app } = self;
+        let Self { listener, tls, watchers, mut app } = self;
+        app.watchers = Arc::new(watchers);
         let app = Arc::new(app);
-        let chores = web::start_chores(&app);
+        let chores = app.accounts.clone().map(|accounts| tokio::spawn(chores::run(accounts)));
         let stop = async {
             stop.await;
             app.is_draining.store(true, Ordering::Release);
         };
-        let running = connections::accept(listener, router(Arc::clone(&app)), stop).await;
+        let mut router = router(Arc::clone(&app));
+        if tls.is_some() {
+            router = router.layer(axum::middleware::map_response(only_tls));
+        }
+        let limits = app.config.time_limits;
+        let counting = Some(Arc::clone(&app));
+        let entrance = connections::Entrance { listener, tls, limits, app: counting };
+        let running = connections::accept(entrance, router, stop).await;
         let mut ended = std::pin::pin!(running.shutdown());
         if tokio::time::timeout(app.config.drain, &mut ended).await.is_err() {
             app.ending.send_replace(true);
@@ -211,25 +294,43 @@ impl Server {
     }
 }
 
+async fn only_tls(mut response: Response) -> Response {
+    response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, TRANSPORT_SECURITY);
+    response
+}
+
+route_table! {
+    App;
+    "/v1/chat/completions" => post(openai::chat::create),
+    "/v1/chat/deferred-completion/{id}" => get(xai::deferred_completion),
+    "/v1/completions" => post(openai::completions::create),
+    "/v1/embeddings" => post(openai::embeddings::create),
+    "/v1/responses" => post(openai::responses::create),
+    "/v1/responses/{id}" => get(openai::responses::get).delete(openai::responses::delete),
+    "/v1/responses/{id}/input_items" => get(openai::responses::input_items),
+    "/v1/messages" => post(anthropic::create),
+    "/v1/messages/count_tokens" => post(anthropic::count_tokens),
+    "/v1/models" => get(models::list),
+    "/v1/models/{id}" => get(models::get),
+    "/v1/language-models" => get(xai::language_models),
+    "/v1/language-models/{id}" => get(xai::get_language_model),
+    "/v1/embedding-models" => get(xai::embedding_models),
+    "/v1/embedding-models/{id}" => get(xai::get_embedding_model),
+    "/v1/image-generation-models" => get(xai::no_models),
+    "/v1/tokenize-text" => post(xai::tokenize_text),
+    "/v1/api-key" => get(xai::api_key),
+    "/metrics" => get(metrics),
+}
+
+/// Every path of a server that knows people, as the routes name them: what stands in braces is a
+/// name or a number.
+pub fn paths() -> Vec<String> {
+    let protocols = PATHS.iter().map(|path| (*path).to_owned());
+    protocols.chain(web::PATHS.iter().map(|path| format!("/api{path}"))).collect()
+}
+
 fn router(app: App) -> Router {
-    let protocols = Router::new()
-        .route("/v1/chat/completions", post(openai::chat::create))
-        .route("/v1/chat/deferred-completion/{id}", get(xai::deferred_completion))
-        .route("/v1/completions", post(openai::completions::create))
-        .route("/v1/responses", post(openai::responses::create))
-        .route("/v1/responses/{id}", get(openai::responses::get).delete(openai::responses::delete))
-        .route("/v1/responses/{id}/input_items", get(openai::responses::input_items))
-        .route("/v1/messages", post(anthropic::create))
-        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{id}", get(models::get))
-        .route("/v1/language-models", get(xai::language_models))
-        .route("/v1/language-models/{id}", get(xai::get_language_model))
-        .route("/v1/embedding-models", get(xai::no_models))
-        .route("/v1/image-generation-models", get(xai::no_models))
-        .route("/v1/tokenize-text", post(xai::tokenize_text))
-        .route("/v1/api-key", get(xai::api_key))
-        .route("/metrics", get(metrics))
+    let protocols = table()
         .merge(grpc::routes())
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), access::check_key));
     let others = match &app.accounts {
@@ -245,21 +346,42 @@ fn router(app: App) -> Router {
         .method_not_allowed_fallback(|| async { error::ApiError::wrong_method() })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), access::check_origin))
-        .layer(axum::middleware::from_fn(envelope::wrap))
+        .layer(axum::Extension(body::BodyTime(app.config.time_limits.body)))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), envelope::wrap))
         .with_state(app)
 }
 
-/// Whether new requests are welcome, and what answers them.
-async fn ready(State(app): State<App>) -> impl IntoResponse {
+#[derive(serde::Deserialize)]
+struct ReadyQuery {
+    /// One model instead of all.
+    model: Option<String>,
+}
+
+/// Whether new requests are welcome, and how each model is. The first model decides, or the one that
+/// is asked for.
+async fn ready(
+    State(app): State<App>,
+    Query(ReadyQuery { model }): Query<ReadyQuery>,
+) -> Result<(StatusCode, String), error::ApiError> {
     if app.is_draining.load(Ordering::Acquire) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "ending\n".to_owned());
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, "ending\n".to_owned()));
     }
-    let models = app.models.iter().map(|generate| format!("{} is ready\n", generate.model().name));
-    (StatusCode::OK, models.collect())
+    let asked = match model {
+        Some(name) => vec![models::find(&app, &name)?.generate],
+        None => app.models.clone(),
+    };
+    let is_ready = asked.first().is_some_and(|generate| generate.readiness() == Readiness::Ready);
+    let line = |generate: &Arc<dyn Generate>| {
+        format!("{} is {}\n", generate.model().name, generate.readiness())
+    };
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, asked.iter().map(line).collect()))
 }
 
 async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.text())
+    let mut text = app.metrics.text(app.watchers.traces.as_ref().map(Traces::n_dropped));
+    app.filter.write_metrics(&mut text);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
 async fn openapi() -> Json<Value> {

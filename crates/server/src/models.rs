@@ -1,10 +1,13 @@
-//! The models on offer: each in three modes.
+//! The models on offer: each in three modes, and with each of its adapters.
+//!
+//! `NAME@ADAPTER` asks for an adapter by name and `NAME@none` for the model alone; `NAME` is the model
+//! as it is run.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use rapport_types::{Generate, Mode};
+use rapport_types::{AdapterChoice, BuildId, Generate, Mode, ModelInfo};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -18,33 +21,60 @@ const FIRST: &str = "rapport";
 pub(crate) struct Offered {
     pub(crate) id: String,
     pub(crate) mode: Mode,
+    pub(crate) adapter: AdapterChoice,
+    /// Its build is the one that answers, adapter included.
+    pub(crate) info: ModelInfo,
     pub(crate) generate: Arc<dyn Generate>,
 }
 
 /// All models, each with `-fast` and `-thinking` behind its name for the modes that are not left to
-/// choose.
+/// choose, and then each with its adapters.
 pub(crate) fn offered(app: &Shared) -> impl Iterator<Item = Offered> {
     app.models.iter().enumerate().flat_map(|(model_idx, generate)| {
         let name = if model_idx == 0 { FIRST.to_owned() } else { generate.model().name };
-        [("", Mode::Auto), ("-fast", Mode::Fast), ("-thinking", Mode::Thinking)].map(
-            |(suffix, mode)| Offered {
-                id: format!("{name}{suffix}"),
-                mode,
-                generate: Arc::clone(generate),
-            },
-        )
+        with_adapters(&name, generate)
     })
+}
+
+/// One model under a name, in all its forms.
+fn with_adapters(name: &str, generate: &Arc<dyn Generate>) -> Vec<Offered> {
+    let info = generate.model();
+    let adapters = generate.adapters();
+    let plain = BuildId { adapter: "none".to_owned(), ..info.build.clone() };
+    let plain = (!adapters.is_empty()).then(|| ("@none".to_owned(), AdapterChoice::None, plain));
+    let named = adapters.into_iter().map(|adapter| {
+        let choice = AdapterChoice::Named(adapter.name.clone());
+        (format!("@{}", adapter.name), choice, adapter.build)
+    });
+    let usual = (String::new(), AdapterChoice::Default, info.build.clone());
+    let forms = [usual].into_iter().chain(named).chain(plain);
+    forms
+        .flat_map(|(suffix, adapter, build)| {
+            [("", Mode::Auto), ("-fast", Mode::Fast), ("-thinking", Mode::Thinking)].map(
+                |(mode_suffix, mode)| Offered {
+                    id: format!("{name}{mode_suffix}{suffix}"),
+                    mode,
+                    adapter: adapter.clone(),
+                    info: ModelInfo { build: build.clone(), ..info.clone() },
+                    generate: Arc::clone(generate),
+                },
+            )
+        })
+        .collect()
 }
 
 /// The model of this name; the first model's own name is as good as `rapport`.
 pub(crate) fn find(app: &Shared, name: &str) -> Result<Offered, ApiError> {
-    if let Some(found) = offered(app).find(|model| model.id == name) {
+    let own = app.models.first().into_iter();
+    let own = own.flat_map(|generate| with_adapters(&generate.model().name, generate));
+    if let Some(found) = offered(app).chain(own).find(|model| model.id == name) {
         return Ok(found);
     }
-    let own = app.models.first().filter(|generate| generate.model().name == name);
-    if let Some(generate) = own {
-        let (id, generate) = (name.to_owned(), Arc::clone(generate));
-        return Ok(Offered { id, mode: Mode::Auto, generate });
+    // Which adapters there are is known once the model is there.
+    if name.contains('@')
+        && let Some(first) = app.models.first()
+    {
+        first.check_ready()?;
     }
     let known: Vec<String> = offered(app).map(|model| model.id).collect();
     Err(ApiError::no_such_model(name, &known))
@@ -70,17 +100,26 @@ pub(crate) async fn get(
 
 /// In OpenAI's words and Anthropic's together.
 fn described(app: &Shared, model: &Offered) -> Value {
-    let info = model.generate.model();
+    let info = &model.info;
+    let adapter = match &model.adapter {
+        AdapterChoice::Default => None,
+        AdapterChoice::None => Some("none"),
+        AdapterChoice::Named(name) => Some(name.as_str()),
+    };
     json!({
         "id": model.id,
         "object": "model",
         "type": "model",
         "created": app.started,
         "created_at": rfc3339(app.started),
-        "display_name": format!("{}, {}", info.name, model.mode),
+        "display_name": match adapter {
+            Some(adapter) => format!("{} with {adapter}, {}", info.name, model.mode),
+            None => format!("{}, {}", info.name, model.mode),
+        },
         "owned_by": "rapport",
         "rapport": {
             "mode": model.mode.as_str(),
+            "adapter": adapter,
             "weights": info.name,
             "context_tokens": info.context_tokens,
             "build": info.build.to_string(),

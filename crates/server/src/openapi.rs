@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::anthropic::MessagesRequest;
 use crate::openai::completions::CompletionRequest;
+use crate::openai::embeddings::EmbeddingsRequest;
 use crate::openai::request::ChatRequest;
 use crate::openai::responses::ResponseRequest;
 use crate::xai::TokenizeRequest;
@@ -96,6 +97,11 @@ impl Describing {
             "Go on with a text, without a conversation around it.",
             completion,
         ));
+        self.add_with_body::<EmbeddingsRequest>(&post(
+            "/v1/embeddings",
+            "Texts as vectors of length 1.",
+            &["object", "data", "model", "usage"],
+        ));
         let response: &[&str] = &["id", "object", "created_at", "status", "model", "output"];
         self.add_with_body::<ResponseRequest>(&post(
             "/v1/responses",
@@ -127,7 +133,8 @@ impl Describing {
         self.add(&get_one("/v1/models/{id}", "A model.", model));
         self.add(&get("/v1/language-models", "The models with modalities.", &["models"]));
         self.add(&get_one("/v1/language-models/{id}", "A model with modalities.", model));
-        self.add(&get("/v1/embedding-models", "None.", &["models"]));
+        self.add(&get("/v1/embedding-models", "The models that make vectors.", &["models"]));
+        self.add(&get_one("/v1/embedding-models/{id}", "A model that makes vectors.", model));
         self.add(&get("/v1/image-generation-models", "None.", &["models"]));
         self.add_with_body::<TokenizeRequest>(&post(
             "/v1/tokenize-text",
@@ -139,7 +146,7 @@ impl Describing {
         self.add(&get("/openapi.json", "This document.", &["openapi", "paths"]));
         self.add(&get("/healthz", "Whether the process lives.", &[]));
         let ready = get("/readyz", "Whether requests are welcome.", &[]);
-        self.add(&Operation { others: &[403, 421, 503], ..ready });
+        self.add(&Operation { others: &[400, 403, 404, 421, 503], ..ready });
     }
 
     fn add_with_body<T: JsonSchema>(&mut self, operation: &Operation) {
@@ -178,7 +185,7 @@ impl Describing {
             let described = match status {
                 202 => json!({ "description": "It is being made." }),
                 503 if !is_json => json!({
-                    "description": "The server is ending.",
+                    "description": "The server is ending, or the model is not there yet.",
                     "content": { "text/plain": { "schema": { "type": "string" } } },
                 }),
                 _ => json!({
@@ -194,8 +201,11 @@ impl Describing {
                 "name": "id", "in": "path", "required": true, "schema": { "type": "string" },
             }));
         }
+        let query = |name: &str, schema: Value| json!({ "name": name, "in": "query", "required": false, "schema": schema });
+        if *path == "/readyz" {
+            parameters.push(query("model", json!({ "type": "string" })));
+        }
         if path.ends_with("/input_items") {
-            let query = |name: &str, schema: Value| json!({ "name": name, "in": "query", "required": false, "schema": schema });
             parameters
                 .push(query("limit", json!({ "type": "integer", "minimum": 1, "maximum": 100 })));
             parameters.push(query("order", json!({ "enum": ["asc", "desc"] })));

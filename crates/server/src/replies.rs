@@ -3,15 +3,17 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rapport_types::{Control, Event, Generate, GenerateError, Reader, Request};
+use rapport_types::{Control, Event, Generate, GenerateError, Outcome, Reader, Request};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
-use crate::App;
 use crate::charge::{self, Hold};
 use crate::error::ApiError;
+use crate::metrics::ModelMetrics;
+use crate::observe::{self, Observed, ReplyFacts};
+use crate::{App, Shared, filter};
 
 /// Replies to one request, numbered; dropping this ends those that still run.
 pub(crate) struct Replies {
@@ -19,7 +21,13 @@ pub(crate) struct Replies {
     running: Running,
     n_running: usize,
     ending: watch::Receiver<bool>,
+    /// The first event, where it was waited for.
+    heard: Option<(usize, Event)>,
 }
+
+/// How long the head of an answer waits for the first event of a reply, so that a reply that never
+/// began is told by its status.
+const FIRST_EVENT: Duration = Duration::from_secs(5);
 
 /// Ends the replies when it goes: a reply may wait long for its first event, and must not wait for a
 /// reader that has left.
@@ -32,43 +40,71 @@ impl Drop for Running {
     }
 }
 
-/// Counts a reply until its last event, however it ends.
+/// Counts a reply until its last event, however it ends, and tells the request that it is for.
 pub(crate) struct Counted {
-    app: App,
+    metrics: Arc<ModelMetrics>,
+    observed: Option<Arc<Observed>>,
+    facts: ReplyFacts,
     is_waiting: bool,
     is_over: bool,
 }
 
 impl Counted {
-    pub(crate) fn begin(app: &App) -> Self {
-        app.metrics.begin();
-        Self { app: Arc::clone(app), is_waiting: true, is_over: false }
+    /// A reply of a model to a request, which is the one of `observed`.
+    pub(crate) fn begin(
+        app: &Shared,
+        observed: Option<Arc<Observed>>,
+        generate: &dyn Generate,
+        request: &Request,
+    ) -> Self {
+        let facts = ReplyFacts::new(generate.model().name, request);
+        let metrics = app.metrics.of(&facts.model);
+        metrics.begin();
+        Self { metrics, observed, facts, is_waiting: true, is_over: false }
     }
 
     pub(crate) fn take(&mut self, event: &Event) {
         match event {
             Event::Started { prompt_tokens, cached_tokens, .. } if self.is_waiting => {
                 self.is_waiting = false;
-                self.app.metrics.take_up(*prompt_tokens, *cached_tokens);
-                return;
+                self.metrics.take_up(*prompt_tokens, *cached_tokens);
             }
-            Event::Thought(_) | Event::Text { .. } => return self.app.metrics.piece(),
-            Event::Finished(outcome) => self.app.metrics.end(Some(outcome)),
-            Event::Failed(_) => self.app.metrics.end(None),
-            _ => return,
+            Event::Thought(_) | Event::Text { .. } => self.metrics.piece(),
+            Event::Finished(outcome) => self.end(Ok(outcome)),
+            Event::Failed(error) => self.end(Err(error_type(error))),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, outcome: Result<&Outcome, &'static str>) {
+        if self.is_over {
+            return;
         }
         self.is_over = true;
+        self.metrics.end(outcome.ok(), self.facts.began_at.elapsed());
+        if let Some(observed) = &self.observed {
+            observed.reply_ended(&self.facts, outcome);
+        }
+    }
+}
+
+/// A word for dashboards; what the error says may be of the prompt.
+fn error_type(error: &GenerateError) -> &'static str {
+    match error {
+        GenerateError::FormatLost { .. } => "format_lost",
+        GenerateError::EngineStopped => "engine_stopped",
+        GenerateError::Internal { .. } => "internal",
+        GenerateError::Overloaded => "overloaded",
+        _ => "refused",
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         if self.is_waiting {
-            self.app.metrics.give_up();
+            self.metrics.give_up();
         }
-        if !self.is_over {
-            self.app.metrics.end(None);
-        }
+        self.end(Err("refused"));
     }
 }
 
@@ -76,28 +112,45 @@ impl Replies {
     /// Starts one reply for each request.
     ///
     /// # Errors
-    /// The first refusal; those started before it are ended.
+    /// The first refusal, or a reply that broke before it began; those started before it are ended.
     pub(crate) async fn start(
         app: &App,
         generate: &Arc<dyn Generate>,
         requests: Vec<Request>,
     ) -> Result<Self, ApiError> {
+        generate.check_ready()?;
         let mut charged = charge::hold(app, generate, requests).await?;
         let n_running = charged.len();
         let ending = app.ending.subscribe();
         let (sender, events) = unbounded_channel();
         let (app, generate) = (Arc::clone(app), Arc::clone(generate));
+        let (observed, user) = (observe::current(), charge::owner());
         // Templates and tokenizers may take a while for a long prompt.
         let started = tokio::task::spawn_blocking(move || {
             let mut running = Running::default();
             for (reply_idx, (request, hold)) in charged.drain(..).enumerate() {
                 let sender = sender.clone();
-                let mut counted = Counted::begin(&app);
+                filter::check(&app, &request, user, observed.as_deref())?;
+                let observed = observed.clone();
+                let mut counted = Counted::begin(&app, observed, &*generate, &request);
                 let (failed, mut hold) = (sender.clone(), hold);
+                let mut is_cut = false;
                 let watched = hold.as_mut().map(Hold::watch);
                 let control = generate.start(
                     request,
                     Box::new(move |event| {
+                        if is_cut {
+                            return Reader::Gone;
+                        }
+                        let is_open = hold.as_ref().is_none_or(Hold::is_open);
+                        let event = if is_open {
+                            event
+                        } else {
+                            is_cut = true;
+                            // Given back: a reply that is cut costs nothing.
+                            hold = None;
+                            Event::Failed(charge::closed_key())
+                        };
                         counted.take(&event);
                         let is_last = matches!(event, Event::Finished(_) | Event::Failed(_));
                         if is_last && let Some(hold) = hold.take() {
@@ -129,7 +182,19 @@ impl Replies {
             .await
             .map_err(|_| GenerateError::Internal { reason })?
             .map_err(ApiError::from)?;
-        Ok(Self { events, running, n_running, ending })
+        let mut replies = Self { events, running, n_running, ending, heard: None };
+        if let Ok(first) = tokio::time::timeout(FIRST_EVENT, replies.events.recv()).await {
+            if let Some((_, Event::Failed(error))) = first {
+                return Err(error.into());
+            }
+            replies.heard = first;
+        }
+        Ok(replies)
+    }
+
+    /// What steers the first reply.
+    pub(crate) fn control(&self) -> Option<Control> {
+        self.running.0.first().cloned()
     }
 
     /// The next event and the number of its reply; `None` after the last of all.
@@ -139,6 +204,8 @@ impl Replies {
             return None;
         }
         let received = tokio::select! {
+            biased;
+            Some(heard) = std::future::ready(self.heard.take()) => Some(heard),
             received = self.events.recv() => received,
             // The server ends and cannot wait any longer.
             _ = self.ending.wait_for(|is_ending| *is_ending) => None,
@@ -177,8 +244,12 @@ pub(crate) fn rfc3339(unix_seconds: u64) -> String {
 
 /// A name nobody else has: `prefix` and 128 random bits. Not a secret.
 pub(crate) fn fresh_id(prefix: &str) -> String {
-    let random = || RandomState::new().build_hasher().finish();
-    format!("{prefix}{:016x}{:016x}", random(), random())
+    format!("{prefix}{:016x}{:016x}", fresh_number(), fresh_number())
+}
+
+/// A number that nobody else is likely to have. Not a secret.
+pub(crate) fn fresh_number() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]

@@ -1,127 +1,195 @@
 //! What outlives its request: responses that clients may ask for again, and deferred completions.
 //!
-//! Nothing here is on disk. [`ResponseStore`] is the seam for a store that is.
+//! A server that knows people keeps both in its store, where they survive a restart, belong to who
+//! asked and go with the account; the person at this machine, who has no account, has a space there
+//! too. A server without a store keeps them in memory. A deferred completion has a maker that is heard
+//! of every few seconds: when its server dies, whoever asks is told so instead of waiting for a day.
 
 use std::collections::{HashMap, VecDeque};
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{BoxFuture, FutureExt, ready};
-use rapport_types::Message;
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use prost::Message as _;
+use rapport_store::{
+    Deferred as Kept, Error as StoreError, NewDeferred, NewResponse, UnixMs, UserId,
+};
+use rapport_types::{GenerateError, Message, Role, ToolCall};
+use serde_json::{Value, json};
 
+use crate::App;
 use crate::error::ApiError;
+use crate::grpc::GetChatCompletionResponse;
+use crate::replies::fresh_id;
+use crate::web::Accounts;
 
-/// Whose it is: the key of [`rapport_types::Caller`]. Nobody else's id finds anything.
-pub type Owner = [u8; 32];
+/// Whose it is: an account, or the person at this machine. Nobody else's id finds anything.
+pub(crate) type Owner = Option<UserId>;
+
+/// How long a response is kept, where conversations are not kept for less.
+const RESPONSE_DAYS: u32 = 30;
 
 /// A response with what came before it.
-#[derive(Clone, Debug)]
-pub struct StoredResponse {
-    pub response: Value,
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StoredResponse {
+    pub(crate) response: Value,
     /// The items of its input, each with an id.
-    pub input: Vec<Value>,
+    pub(crate) input: Vec<Value>,
     /// The conversation up to and with this response, without instructions.
-    pub messages: Vec<Message>,
+    pub(crate) messages: Vec<Message>,
 }
 
-/// Why a store did not keep or find.
-#[derive(Debug, thiserror::Error)]
-#[error("responses cannot be kept or read now: {source}")]
-pub struct StoreError {
-    pub source: Box<dyn std::error::Error + Send + Sync>,
+impl StoredResponse {
+    fn to_value(&self) -> Value {
+        let message = |message: &Message| {
+            let calls = message.tool_calls.iter().map(
+                |ToolCall { id, name, arguments }| json!({ "id": id, "name": name, "arguments": arguments }),
+            );
+            json!({
+                "role": message.role.as_str(),
+                "content": message.content,
+                "thought": message.thought,
+                "tool_calls": calls.collect::<Vec<_>>(),
+                "tool_call_id": message.tool_call_id,
+            })
+        };
+        let messages: Vec<Value> = self.messages.iter().map(message).collect();
+        json!({ "response": self.response, "input": self.input, "messages": messages })
+    }
+
+    fn from_value(mut value: Value) -> Option<Self> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let call = |call: &Value| {
+            let [id, name, arguments] = ["id", "name", "arguments"].map(|key| text(&call[key]));
+            Some(ToolCall { id: id?, name: name?, arguments: arguments? })
+        };
+        let message = |message: &Value| {
+            let calls = message["tool_calls"].as_array()?;
+            Some(Message {
+                role: Role::parse(message["role"].as_str()?)?,
+                content: text(&message["content"])?,
+                thought: text(&message["thought"]),
+                tool_calls: calls.iter().map(call).collect::<Option<_>>()?,
+                tool_call_id: text(&message["tool_call_id"]),
+            })
+        };
+        let messages = value["messages"].as_array()?.iter().map(message).collect::<Option<_>>()?;
+        let Value::Array(input) = value["input"].take() else { return None };
+        Some(Self { response: value["response"].take(), input, messages })
+    }
 }
 
 /// Keeps responses for `previous_response_id` and for being asked for again.
-pub trait ResponseStore: Send + Sync {
-    fn put(
-        &self,
-        owner: Owner,
-        id: String,
-        stored: StoredResponse,
-    ) -> BoxFuture<'_, Result<(), StoreError>>;
+pub(crate) struct Responses {
+    memory: Memory,
+}
 
-    fn get(
-        &self,
+impl Default for Responses {
+    /// Without a store, 64 MiB of them.
+    fn default() -> Self {
+        Self { memory: Memory { limit_bytes: 64 << 20, kept: Mutex::default() } }
+    }
+}
+
+impl Responses {
+    pub(crate) async fn put(
+        app: &App,
         owner: Owner,
-        id: String,
-    ) -> BoxFuture<'_, Result<Option<Arc<StoredResponse>>, StoreError>>;
+        id: &str,
+        stored: StoredResponse,
+    ) -> Result<(), ApiError> {
+        let Some(accounts) = &app.accounts else {
+            app.responses.memory.put(id.to_owned(), stored);
+            return Ok(());
+        };
+        let now = accounts.now();
+        let settings = accounts.settings().await.map_err(|error| told(&error))?;
+        let days = settings.retention_days.map_or(RESPONSE_DAYS, |days| days.min(RESPONSE_DAYS));
+        let expires_at = now.plus_ms(i64::from(days) * UnixMs::DAY_MS);
+        let body = stored.to_value();
+        let new = NewResponse { id, body: &body, expires_at };
+        accounts.store.put_response(owner, new, now).await.map_err(|error| told(&error))
+    }
+
+    pub(crate) async fn get(
+        app: &App,
+        owner: Owner,
+        id: &str,
+    ) -> Result<Option<Arc<StoredResponse>>, ApiError> {
+        let Some(accounts) = &app.accounts else { return Ok(app.responses.memory.get(id)) };
+        match accounts.store.response(owner, id, accounts.now()).await {
+            Ok(found) => match StoredResponse::from_value(found.body) {
+                Some(stored) => Ok(Some(Arc::new(stored))),
+                None => Err(ApiError::broken()),
+            },
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(told(&error)),
+        }
+    }
 
     /// Whether there was one.
-    fn delete(&self, owner: Owner, id: String) -> BoxFuture<'_, Result<bool, StoreError>>;
+    pub(crate) async fn delete(app: &App, owner: Owner, id: &str) -> Result<bool, ApiError> {
+        let Some(accounts) = &app.accounts else { return Ok(app.responses.memory.remove(id)) };
+        match accounts.store.delete_response(owner, id).await {
+            Ok(()) => Ok(true),
+            Err(StoreError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(told(&error)),
+        }
+    }
 }
 
-type Key = (Owner, String);
+fn told(error: &StoreError) -> ApiError {
+    match error {
+        StoreError::Busy { .. } => ApiError::store_busy(),
+        _ => ApiError::broken(),
+    }
+}
 
-/// Keeps responses in memory up to a limit; the oldest go first.
-#[derive(Debug)]
-pub struct MemoryResponses {
+/// Responses in memory up to a limit; the oldest go first.
+struct Memory {
     limit_bytes: usize,
-    kept: Mutex<Kept>,
+    kept: Mutex<InMemory>,
 }
 
-#[derive(Debug, Default)]
-struct Kept {
-    by_key: HashMap<Key, (Arc<StoredResponse>, usize)>,
-    oldest_first: VecDeque<Key>,
+#[derive(Default)]
+struct InMemory {
+    by_id: HashMap<String, (Arc<StoredResponse>, usize)>,
+    oldest_first: VecDeque<String>,
     n_bytes: usize,
 }
 
-impl Kept {
-    fn remove(&mut self, key: &Key) -> bool {
-        let Some((_, n_bytes)) = self.by_key.remove(key) else { return false };
+impl InMemory {
+    fn remove(&mut self, id: &str) -> bool {
+        let Some((_, n_bytes)) = self.by_id.remove(id) else { return false };
         self.n_bytes -= n_bytes;
-        self.oldest_first.retain(|present| present != key);
+        self.oldest_first.retain(|present| present != id);
         true
     }
 }
 
-impl MemoryResponses {
-    pub fn new(limit_bytes: usize) -> Self {
-        Self { limit_bytes, kept: Mutex::default() }
-    }
-}
-
-impl Default for MemoryResponses {
-    /// 64 MiB.
-    fn default() -> Self {
-        Self::new(64 << 20)
-    }
-}
-
-impl ResponseStore for MemoryResponses {
-    fn put(
-        &self,
-        owner: Owner,
-        id: String,
-        stored: StoredResponse,
-    ) -> BoxFuture<'_, Result<(), StoreError>> {
+impl Memory {
+    fn put(&self, id: String, stored: StoredResponse) {
         let n_bytes = n_bytes(&stored);
-        let key = (owner, id);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.remove(&key);
+        kept.remove(&id);
         kept.n_bytes += n_bytes;
-        kept.oldest_first.push_back(key.clone());
-        kept.by_key.insert(key, (Arc::new(stored), n_bytes));
+        kept.oldest_first.push_back(id.clone());
+        kept.by_id.insert(id, (Arc::new(stored), n_bytes));
         while kept.n_bytes > self.limit_bytes {
             let Some(oldest) = kept.oldest_first.front().cloned() else { break };
             kept.remove(&oldest);
         }
-        ready(Ok(())).boxed()
     }
 
-    fn get(
-        &self,
-        owner: Owner,
-        id: String,
-    ) -> BoxFuture<'_, Result<Option<Arc<StoredResponse>>, StoreError>> {
+    fn get(&self, id: &str) -> Option<Arc<StoredResponse>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        ready(Ok(kept.by_key.get(&(owner, id)).map(|(stored, _)| Arc::clone(stored)))).boxed()
+        kept.by_id.get(id).map(|(stored, _)| Arc::clone(stored))
     }
 
-    fn delete(&self, owner: Owner, id: String) -> BoxFuture<'_, Result<bool, StoreError>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        ready(Ok(kept.remove(&(owner, id)))).boxed()
+    fn remove(&self, id: &str) -> bool {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
     }
 }
 
@@ -145,21 +213,58 @@ fn n_bytes(stored: &StoredResponse) -> usize {
 /// How long a deferred completion waits to be read.
 const MAX_WAIT: Duration = Duration::from_hours(24);
 const MAX_DEFERRED: usize = 256;
+/// How long its maker counts as alive without being heard of.
+const LEASE_MS: i64 = 30_000;
+const KEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// A completion that can wait in the store.
+pub(crate) trait Completion: Sized + Send + 'static {
+    /// Tells the ids of one protocol from those of another.
+    const ID_PREFIX: &str;
+    fn to_value(&self) -> Value;
+    fn from_value(value: Value) -> Option<Self>;
+}
+
+impl Completion for Value {
+    const ID_PREFIX: &str = "deferred_";
+
+    fn to_value(&self) -> Value {
+        self.clone()
+    }
+
+    fn from_value(value: Value) -> Option<Self> {
+        Some(value)
+    }
+}
+
+impl Completion for GetChatCompletionResponse {
+    const ID_PREFIX: &str = "deferredcall_";
+
+    fn to_value(&self) -> Value {
+        Value::String(BASE64.encode(self.encode_to_vec()))
+    }
+
+    fn from_value(value: Value) -> Option<Self> {
+        Self::decode(BASE64.decode(value.as_str()?).ok()?.as_slice()).ok()
+    }
+}
 
 /// Completions that are made while nobody waits; each is read once.
 pub(crate) struct Deferred<T> {
-    by_key: Mutex<HashMap<Key, Waiting<T>>>,
+    /// Of a server without a store.
+    by_id: Mutex<HashMap<String, Waiting>>,
+    completions: PhantomData<fn() -> T>,
 }
 
 impl<T> Default for Deferred<T> {
     fn default() -> Self {
-        Self { by_key: Mutex::default() }
+        Self { by_id: Mutex::default(), completions: PhantomData }
     }
 }
 
-struct Waiting<T> {
+struct Waiting {
     begun: Instant,
-    outcome: Option<Result<T, ApiError>>,
+    outcome: Option<Result<Value, Value>>,
 }
 
 /// What a deferred completion has come to.
@@ -169,42 +274,117 @@ pub(crate) enum DeferredState<T> {
     Done(Result<T, ApiError>),
 }
 
-impl<T> Deferred<T> {
-    /// Makes a place for a completion.
+impl<T: Completion> Deferred<T> {
+    /// Promises a completion and makes it; the promise has this id.
     ///
     /// # Errors
-    /// There are too many that nobody has read.
-    pub(crate) fn begin(&self, owner: Owner, id: &str) -> Result<(), ApiError> {
-        let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
-        by_key.retain(|_, waiting| waiting.begun.elapsed() < MAX_WAIT);
-        if by_key.len() >= MAX_DEFERRED {
-            return Err(rapport_types::GenerateError::Overloaded.into());
+    /// There are too many that nobody has read, or the store cannot take it: nothing is made then.
+    pub(crate) async fn begin(
+        &self,
+        accounts: Option<&Arc<Accounts>>,
+        owner: Owner,
+    ) -> Result<Promise, ApiError> {
+        let id = fresh_id(T::ID_PREFIX);
+        let crowded = || ApiError::from(GenerateError::Overloaded);
+        if let Some(accounts) = accounts {
+            let now = accounts.now();
+            let new = NewDeferred {
+                id: &id,
+                lease_until: now.plus_ms(LEASE_MS),
+                expires_at: now.plus_ms(MAX_WAIT.as_millis() as i64),
+            };
+            if !accounts
+                .store
+                .start_deferred(owner, new, now)
+                .await
+                .map_err(|error| told(&error))?
+            {
+                return Err(crowded());
+            }
+        } else {
+            let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+            by_id.retain(|_, waiting| waiting.begun.elapsed() < MAX_WAIT);
+            if by_id.len() >= MAX_DEFERRED {
+                return Err(crowded());
+            }
+            by_id.insert(id.clone(), Waiting { begun: Instant::now(), outcome: None });
         }
-        let waiting = Waiting { begun: Instant::now(), outcome: None };
-        by_key.insert((owner, id.to_owned()), waiting);
-        Ok(())
+        Ok(Promise { accounts: accounts.cloned(), owner, id })
     }
 
-    pub(crate) fn finish(&self, owner: Owner, id: &str, outcome: Result<T, ApiError>) {
-        let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waiting) = by_key.get_mut(&(owner, id.to_owned())) {
+    /// Keeps a promise: waits for the completion, and stores what came of it.
+    pub(crate) async fn keep(
+        &self,
+        promise: Promise,
+        making: impl Future<Output = Result<T, ApiError>>,
+    ) {
+        let Promise { accounts, owner, id } = promise;
+        let mut making = std::pin::pin!(making);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut making => break outcome,
+                () = tokio::time::sleep(KEEP_EVERY), if accounts.is_some() => {
+                    let Some(accounts) = &accounts else { continue };
+                    let lease_until = accounts.now().plus_ms(LEASE_MS);
+                    // Whoever waited has gone with the account, and with that the reply.
+                    if let Ok(false) = accounts.store.keep_deferred(owner, &id, lease_until).await {
+                        return;
+                    }
+                }
+            }
+        };
+        let outcome = outcome.map(|completion| completion.to_value()).map_err(|e| e.to_value());
+        if let Some(accounts) = accounts {
+            // What cannot be stored is told to be abandoned.
+            let _ = accounts.store.finish_deferred(owner, &id, &outcome).await;
+            return;
+        }
+        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = by_id.get_mut(&id) {
             waiting.outcome = Some(outcome);
         }
     }
 
     /// Reads one; once it was done it is gone.
-    pub(crate) fn read(&self, owner: Owner, id: &str) -> DeferredState<T> {
-        let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (owner, id.to_owned());
-        match by_key.get(&key) {
-            None => DeferredState::Unknown,
-            Some(Waiting { outcome: None, .. }) => DeferredState::Pending,
-            Some(_) => match by_key.remove(&key).and_then(|waiting| waiting.outcome) {
-                Some(outcome) => DeferredState::Done(outcome),
-                None => DeferredState::Unknown,
-            },
+    pub(crate) async fn read(
+        &self,
+        accounts: Option<&Arc<Accounts>>,
+        owner: Owner,
+        id: &str,
+    ) -> Result<DeferredState<T>, ApiError> {
+        if !id.starts_with(T::ID_PREFIX) {
+            return Ok(DeferredState::Unknown);
         }
+        let outcome = if let Some(accounts) = accounts {
+            match accounts.store.take_deferred(owner, id, accounts.now()).await {
+                Ok(Kept::Pending) => return Ok(DeferredState::Pending),
+                Ok(Kept::Done(value)) => Ok(value),
+                Ok(Kept::Failed(error)) => Err(ApiError::from_value(&error)),
+                Ok(Kept::Abandoned) => Err(GenerateError::EngineStopped.into()),
+                Err(StoreError::NotFound { .. }) => return Ok(DeferredState::Unknown),
+                Err(error) => return Err(told(&error)),
+            }
+        } else {
+            let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+            match by_id.get(id) {
+                None => return Ok(DeferredState::Unknown),
+                Some(Waiting { outcome: None, .. }) => return Ok(DeferredState::Pending),
+                Some(_) => {}
+            }
+            let outcome = by_id.remove(id).and_then(|waiting| waiting.outcome);
+            let Some(outcome) = outcome else { return Ok(DeferredState::Unknown) };
+            outcome.map_err(|error| ApiError::from_value(&error))
+        };
+        let outcome = outcome.and_then(|value| T::from_value(value).ok_or_else(ApiError::broken));
+        Ok(DeferredState::Done(outcome))
     }
+}
+
+/// A completion that somebody may ask for.
+pub(crate) struct Promise {
+    accounts: Option<Arc<Accounts>>,
+    owner: Owner,
+    pub(crate) id: String,
 }
 
 #[cfg(test)]
@@ -219,44 +399,63 @@ mod tests {
         }
     }
 
-    fn now<T>(future: BoxFuture<'_, Result<T, StoreError>>) -> T {
-        future.now_or_never().unwrap().unwrap()
-    }
-
     #[test]
-    fn the_oldest_responses_make_room() {
-        let store = MemoryResponses::new(4_000);
+    fn the_oldest_responses_make_room_in_memory() {
+        let memory = Memory { limit_bytes: 4_000, kept: Mutex::default() };
         for id in 0..20 {
-            now(store.put([0; 32], id.to_string(), stored(&"x".repeat(100))));
+            memory.put(id.to_string(), stored(&"x".repeat(100)));
         }
-        assert!(now(store.get([0; 32], "0".to_owned())).is_none());
-        assert!(now(store.get([0; 32], "19".to_owned())).is_some());
-        assert!(store.kept.lock().unwrap().n_bytes <= 4_000);
-        now(store.put([0; 32], "huge".to_owned(), stored(&"x".repeat(5_000))));
-        assert!(store.kept.lock().unwrap().by_key.is_empty(), "more than there is room for");
+        assert!(memory.get("0").is_none());
+        assert!(memory.get("19").is_some());
+        assert!(memory.kept.lock().unwrap().n_bytes <= 4_000);
+        memory.put("huge".to_owned(), stored(&"x".repeat(5_000)));
+        assert!(memory.kept.lock().unwrap().by_id.is_empty(), "more than there is room for");
     }
 
     #[test]
-    fn f39_an_id_finds_nothing_of_somebody_else() {
-        let store = MemoryResponses::default();
-        now(store.put([1; 32], "id".to_owned(), stored("mine")));
-        assert!(now(store.get([2; 32], "id".to_owned())).is_none());
-        assert!(!now(store.delete([2; 32], "id".to_owned())));
-        assert!(now(store.delete([1; 32], "id".to_owned())));
-
-        let deferred = Deferred::default();
-        deferred.begin([1; 32], "id").unwrap();
-        assert!(matches!(deferred.read([1; 32], "id"), DeferredState::Pending));
-        deferred.finish([1; 32], "id", Ok(Value::Null));
-        assert!(matches!(deferred.read([2; 32], "id"), DeferredState::Unknown));
-        assert!(matches!(deferred.read([1; 32], "id"), DeferredState::Done(Ok(_))));
-        assert!(matches!(deferred.read([1; 32], "id"), DeferredState::Unknown), "read once");
+    fn a_response_comes_back_from_its_text_as_it_was() {
+        let call = ToolCall { id: "a".into(), name: "b".into(), arguments: "{}".into() };
+        let mut result = Message::new(Role::Tool, "done");
+        result.tool_call_id = Some("a".to_owned());
+        let said = Message {
+            thought: Some("hm".to_owned()),
+            tool_calls: vec![call],
+            ..Message::assistant("東京\0")
+        };
+        let response = StoredResponse {
+            messages: vec![Message::system("s"), Message::user("u"), said, result],
+            input: vec![json!({ "id": "x" })],
+            ..stored("r")
+        };
+        let text = response.to_value().to_string();
+        let back = StoredResponse::from_value(serde_json::from_str(&text).unwrap());
+        assert_eq!(back, Some(response));
+        assert_eq!(StoredResponse::from_value(json!({ "messages": [{ "role": "x" }] })), None);
     }
 
-    #[test]
-    fn deferred_completions_that_nobody_reads_have_a_limit() {
-        let deferred = Deferred::<()>::default();
-        let n_taken = (0..).take_while(|id| deferred.begin([0; 32], &format!("{id}")).is_ok());
-        assert_eq!(n_taken.count(), MAX_DEFERRED);
+    #[tokio::test]
+    async fn deferred_completions_that_nobody_reads_have_a_limit() {
+        let deferred = Deferred::<Value>::default();
+        let mut n_taken = 0;
+        while deferred.begin(None, None).await.is_ok() {
+            n_taken += 1;
+        }
+        assert_eq!(n_taken, MAX_DEFERRED);
+    }
+
+    #[tokio::test]
+    async fn a_deferred_completion_is_read_once_by_its_own_protocol() {
+        let deferred = Deferred::<Value>::default();
+        let promise = deferred.begin(None, None).await.unwrap();
+        let id = promise.id.clone();
+        let read = async || deferred.read(None, None, &id).await.unwrap();
+        assert!(matches!(read().await, DeferredState::Pending));
+        deferred.keep(promise, async { Err(ApiError::invalid("x", "broke")) }).await;
+        let calls = Deferred::<GetChatCompletionResponse>::default();
+        let other = calls.read(None, None, &id).await.unwrap();
+        assert!(matches!(other, DeferredState::Unknown));
+        let DeferredState::Done(Err(error)) = read().await else { panic!("it is done") };
+        assert_eq!((error.status().as_u16(), error.field()), (400, Some("x")));
+        assert!(matches!(read().await, DeferredState::Unknown));
     }
 }

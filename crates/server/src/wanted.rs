@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rapport_types::{
-    CallCount, LogitBias, Mode, OutputFormat, Sampling, SamplingDraft, ThinkingBudget, Tool,
-    ToolChoice, Tools,
+    CallCount, Caller, LogitBias, Mode, OutputFormat, Sampling, SamplingDraft, ThinkingBudget,
+    Tool, ToolChoice, Tools,
 };
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::error::ApiError;
 
@@ -66,6 +67,11 @@ impl WantedSampling<'_> {
         };
         draft.validate().map_err(|error| ApiError::invalid(error.field, error.to_string()))
     }
+}
+
+/// The caller that shares with nobody but requests of the same salt.
+pub(crate) fn salted(caller: Caller, salt: &str) -> Caller {
+    Caller { cache_salt: Sha256::digest(salt).into(), ..caller }
 }
 
 /// The number of replies to one request.

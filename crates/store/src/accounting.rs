@@ -9,7 +9,7 @@ use crate::row::Columns;
 use crate::{Error, Invoice, Store, UnixMs, UserId};
 
 /// What a user used in one day (UTC).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct UsageDay {
     /// As `2026-11-26`.
     pub day: String,

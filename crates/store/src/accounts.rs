@@ -336,6 +336,15 @@ impl Store {
         self.insert_link(Some(role), None, now, expires_at).await
     }
 
+    /// Ends every join link that nobody has used. Returns how many.
+    pub async fn end_join_links(&self) -> Result<u64, Error> {
+        let done =
+            sqlx::query("DELETE FROM links WHERE join_role IS NOT NULL AND used_at_ms IS NULL")
+                .execute(&self.write)
+                .await?;
+        Ok(done.rows_affected())
+    }
+
     /// A link that signs this user in once, for somebody who forgot the password.
     pub async fn create_sign_in_link(
         &self,
@@ -403,6 +412,53 @@ impl Store {
         }
         transaction.commit().await?;
         Ok(Some(user))
+    }
+
+    /// Gives an account that an administrator made under somebody's e-mail address to the identity
+    /// that has this address, as its provider has verified. Only an account that nobody has entered
+    /// and that nobody could: without a password, a session, another identity or a link that was
+    /// used; links that were not are over. `None` when there is no such account.
+    pub async fn claim_account(
+        &self,
+        identity: SignInIdentity<'_>,
+        verified_email: &str,
+        now: UnixMs,
+    ) -> Result<Option<User>, Error> {
+        let mut transaction = self.begin_about_admins().await?;
+        let row = sqlx::query(select_user!(
+            "WHERE name_key = $1 AND password_hash IS NULL AND last_seen_at_ms IS NULL
+             AND disabled_at_ms IS NULL
+             AND NOT EXISTS (SELECT 1 FROM identities WHERE identities.user_id = users.id)
+             AND NOT EXISTS (SELECT 1 FROM sessions WHERE sessions.user_id = users.id)
+             AND NOT EXISTS (SELECT 1 FROM links WHERE links.user_id = users.id
+                 AND links.used_at_ms IS NOT NULL)"
+        ))
+        .bind(name_key(verified_email))
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let user = read_user(&row)?;
+        if !insert_identity(&mut transaction, user.id, identity, now).await? {
+            return Ok(None);
+        }
+        sqlx::query("DELETE FROM links WHERE user_id = $1")
+            .bind(user.id.to_string())
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(Some(user))
+    }
+
+    /// The providers that a user can sign in through, and since when.
+    pub async fn identities(&self, user: UserId) -> Result<Vec<(String, UnixMs)>, Error> {
+        let rows = sqlx::query(
+            "SELECT issuer, created_at_ms FROM identities WHERE user_id = $1
+             ORDER BY created_at_ms, issuer, subject",
+        )
+        .bind(user.to_string())
+        .fetch_all(&self.read)
+        .await?;
+        rows.iter().map(|row| Ok((row.text("issuer")?, row.time("created_at_ms")?))).collect()
     }
 
     /// Adds a provider's identity to a user.

@@ -65,7 +65,9 @@ impl Store {
             }
             let parsed = serde_json::from_str(&text).map_err(|error| at(error.to_string()))?;
             match (line, parsed) {
-                (1, Line::Header { rapport_dump }) if rapport_dump == schema::VERSION => {}
+                // Rows of every earlier version fit: no table that had rows has changed since.
+                (1, Line::Header { rapport_dump })
+                    if (1..=schema::VERSION).contains(&rapport_dump) => {}
                 (1, Line::Header { rapport_dump: found }) => {
                     return Err(Error::Newer { found, supported: schema::VERSION });
                 }

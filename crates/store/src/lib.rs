@@ -10,11 +10,12 @@
 //!
 //! What is not here: a clock (times are passed in), files of plans (their text is passed in), HTTP. Whoever calls decides who may; the store decides whose.
 //!
-//! Start reading at [`Store`], then `migrations/0001_first.sql`: the schema is the best overview.
+//! Start reading at [`Store`], then `migrations/`: the schema is the best overview.
 //! `dialect.rs` is all that differs between the two databases.
 
 mod accounting;
 mod accounts;
+mod attendance;
 mod conversations;
 mod dialect;
 mod dump;
@@ -43,6 +44,7 @@ mod turns;
 
 pub use accounting::{InvalidMonth, Month, UsageDay, usage_csv};
 pub use accounts::{InvalidRole, NewUser, SignInIdentity, User, UserRole};
+pub use attendance::Attendance;
 pub use conversations::{
     Conversation, ConversationChange, ConversationCursor, ConversationFilter, InvalidCursor,
     NewConversation,
@@ -64,12 +66,14 @@ pub use memories::Memory;
 pub use messages::{InvalidStatus, Message, MessageStatus, NewMessage, ReplyFacts};
 pub use plans::{InvalidPlans, Plan, Plans};
 pub use quota::{Estimate, Limit, Limits, Meter, Reservation, Reserved};
-pub use responses::{Deferred, NewResponse, StoredResponse};
+pub use responses::{Deferred, NewDeferred, NewResponse, StoredResponse};
 pub use search::Hit;
 pub use secret::Secret;
 pub use shares::{Share, SharedConversation, SharedMessage};
 pub use styles::Style;
 pub use turns::{BegunReply, NewReply, NewTurn, Turn};
+
+use std::path::PathBuf;
 
 use sqlx::{Any, AnyPool, Transaction};
 
@@ -80,6 +84,8 @@ use password::Passwords;
 #[derive(Debug)]
 pub struct Store {
     dialect: Dialect,
+    /// Of SQLite.
+    file: Option<PathBuf>,
     read: AnyPool,
     write: AnyPool,
     passwords: Passwords,
@@ -94,7 +100,11 @@ impl Store {
     pub async fn open(location: &Location, now: UnixMs) -> Result<Self, Error> {
         let (dialect, Pools { read, write }) = Dialect::connect(location).await?;
         schema::migrate(&write, dialect, now).await?;
-        Ok(Self { dialect, read, write, passwords: Passwords::new() })
+        let file = match location {
+            Location::Sqlite(path) => Some(path.clone()),
+            Location::Postgres(_) => None,
+        };
+        Ok(Self { dialect, file, read, write, passwords: Passwords::new() })
     }
 
     /// Whether the database answers.

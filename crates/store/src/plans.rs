@@ -24,6 +24,8 @@ pub struct Plan {
     pub name: String,
     pub limits: Limits,
     pub price: Price,
+    /// Higher goes first when there is a queue.
+    pub priority: i8,
 }
 
 /// Every plan there is, by id.
@@ -51,6 +53,10 @@ struct PlanForm {
     concurrent_streams: Option<u64>,
     dollars_per_million_tokens: Option<f64>,
     dollars_per_million_cached_tokens: Option<f64>,
+    /// For answers and thoughts, where they cost something else than the prompt.
+    dollars_per_million_completion_tokens: Option<f64>,
+    #[serde(default)]
+    priority: i8,
 }
 
 impl Plans {
@@ -70,6 +76,17 @@ impl Plans {
 
     pub fn get(&self, id: &str) -> Option<&Plan> {
         self.0.get(id)
+    }
+
+    /// The plan of this id; for one that is no longer there, the one that allows least.
+    pub fn get_or_least(&self, id: &str) -> Plan {
+        let unlimited = u64::MAX;
+        let allows = |plan: &&Plan| {
+            let Limits { requests, tokens, thinking_tokens, concurrent } = plan.limits;
+            [tokens, requests, thinking_tokens, concurrent].map(|limit| limit.unwrap_or(unlimited))
+        };
+        let found = self.get(id).or_else(|| self.iter().min_by_key(allows));
+        found.cloned().expect("there is at least one plan")
     }
 
     /// By id.
@@ -96,11 +113,12 @@ impl PlanForm {
         };
         let dollars = self.dollars_per_million_tokens.unwrap_or(DEFAULT_DOLLARS);
         let cached = self.dollars_per_million_cached_tokens.unwrap_or(CACHED_SHARE * dollars);
+        let completion = self.dollars_per_million_completion_tokens.unwrap_or(dollars);
         let each_micros = micros("dollars_per_million_tokens", dollars)?;
         let price = Price {
             prompt_micros: each_micros,
             cached_micros: micros("dollars_per_million_cached_tokens", cached)?,
-            completion_micros: each_micros,
+            completion_micros: micros("dollars_per_million_completion_tokens", completion)?,
         };
         let limits = Limits {
             requests: self.requests_per_day,
@@ -108,7 +126,8 @@ impl PlanForm {
             thinking_tokens: self.thinking_tokens_per_day,
             concurrent: self.concurrent_streams,
         };
-        Ok(Plan { name: self.name.unwrap_or_else(|| id.clone()), id, limits, price })
+        let priority = self.priority;
+        Ok(Plan { name: self.name.unwrap_or_else(|| id.clone()), id, limits, price, priority })
     }
 }
 
@@ -128,6 +147,8 @@ mod tests {
         );
         assert_eq!(plans.get("unlimited").unwrap().limits, Limits::default());
         assert_eq!(plans.get("free").unwrap().limits.thinking_tokens, Some(20_000));
+        assert!(plans.get("premium").unwrap().priority > plans.get("free").unwrap().priority);
+        assert_eq!(plans.get_or_least("gone").id, "free");
     }
 
     #[test]
@@ -144,6 +165,8 @@ mod tests {
             ("[x]\nrequests = 3", "requests"),
             ("[x]\ntokens_per_day = -1", "-1"),
             ("[x]\ndollars_per_million_tokens = -1", "plan `x`"),
+            ("[x]\ndollars_per_million_completion_tokens = 1e7", "completion"),
+            ("[x]\npriority = 200", "200"),
             ("[x]\ndollars_per_million_cached_tokens = nan", "NaN"),
             ("x = 1", "x"),
         ] {

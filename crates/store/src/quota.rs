@@ -3,7 +3,8 @@
 //! A reply reserves its estimate, which is what it can use at most; the ledger and the open
 //! reservations together never pass a limit. The user's row is locked while that is checked, so
 //! several servers on one database share one quota. A reservation that nobody ends (its server
-//! died) expires; a long reply [extends](Store::extend) its own.
+//! died) expires, or goes when the next server [attends](Store::attend) alone; a long reply
+//! [extends](Store::extend) its own.
 
 use serde::Serialize;
 use sqlx::{Any, Transaction};

@@ -32,4 +32,23 @@ impl Store {
         }
         Ok(transaction.commit().await?)
     }
+
+    /// Puts a setting unless there is one; returns what is there. Of many who try at once, all get
+    /// the same.
+    pub async fn setting_or_put(&self, key: &str, value: &Value) -> Result<Value, Error> {
+        let mut transaction = self.begin().await?;
+        sqlx::query(
+            "INSERT INTO settings (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING",
+        )
+        .bind(storable(key))
+        .bind(to_json(value))
+        .execute(&mut *transaction)
+        .await?;
+        let row = sqlx::query("SELECT value FROM settings WHERE key = $1")
+            .bind(storable(key))
+            .fetch_one(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        row.json("value")
+    }
 }

@@ -1,10 +1,20 @@
 //! What tests share. A development dependency only.
 
+mod adapters;
+mod postgres;
 mod scripted;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+pub use adapters::RandomAdapter;
+pub use postgres::Cluster;
 pub use scripted::{Script, ScriptedEngine};
+
+/// A random model of 90,000 weights that holds conversations in plain ASCII, byte by byte
+/// (`scripts/reference/tiny_chat.py`).
+pub fn tiny_chat_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-chat.gguf")
+}
 
 /// The default model's file, as `make model` leaves it, or `$RAPPORT_TEST_MODEL`.
 ///

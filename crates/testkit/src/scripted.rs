@@ -14,8 +14,9 @@ use std::thread;
 use std::time::Duration;
 
 use rapport_types::{
-    BuildId, Control, Event, EventSink, FinishReason, Generate, GenerateError, Message, Mode,
-    ModeChoice, ModelInfo, Outcome, Reader, Request, TextToken, Timings, ToolCall, Usage,
+    AdapterChoice, AdapterInfo, BuildId, Control, Embedding, EmbeddingInput, EmbeddingRequest,
+    Event, EventSink, FinishReason, Generate, GenerateError, Message, Mode, ModeChoice, ModelInfo,
+    Outcome, Reader, Readiness, Request, TextToken, Timings, ToolCall, Usage,
 };
 
 /// How often a waiting script looks whether it was asked for what it waits for.
@@ -24,14 +25,19 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// After so many looks (some ten seconds) the script fails: a broken test must end.
 const MAX_POLLS: u32 = 10_000;
 
+/// Numbers of an embedding.
+const SCRIPTED_WIDTH: usize = 4;
+
 /// The script for a request, or `None` when there is nothing left to play.
 type Answer = Box<dyn Fn(&Request) -> Option<Script> + Send + Sync>;
 
 /// Answers with scripts and remembers what it was asked.
 pub struct ScriptedEngine {
     model: ModelInfo,
+    adapters: Vec<AdapterInfo>,
     answer: Answer,
     requests: Mutex<Vec<Request>>,
+    readiness: Mutex<Readiness>,
 }
 
 impl ScriptedEngine {
@@ -48,6 +54,11 @@ impl ScriptedEngine {
         Self::with_answer(move |request| Some(answer(request)))
     }
 
+    /// Takes every request, and says before anything else that it broke.
+    pub fn broken_at_once(error: GenerateError) -> Self {
+        Self::answering(move |_| Script { is_silent: true, ..Script::new().fail(error.clone()) })
+    }
+
     fn with_answer(answer: impl Fn(&Request) -> Option<Script> + Send + Sync + 'static) -> Self {
         let hash = |digit: &str| digit.repeat(12);
         let build = BuildId {
@@ -58,8 +69,10 @@ impl ScriptedEngine {
         };
         Self {
             model: ModelInfo { name: "scripted".to_owned(), context_tokens: 1024, build },
+            adapters: Vec::new(),
             answer: Box::new(answer),
             requests: Mutex::new(Vec::new()),
+            readiness: Mutex::new(Readiness::Ready),
         }
     }
 
@@ -69,11 +82,25 @@ impl ScriptedEngine {
         self
     }
 
+    /// Has adapters of these names; a reply with one says so in its build.
+    #[must_use]
+    pub fn with_adapters(mut self, names: &[&str]) -> Self {
+        let build = |name: &str| BuildId { adapter: name.to_owned(), ..self.model.build.clone() };
+        let adapter = |name: &&str| AdapterInfo { name: (*name).to_owned(), build: build(name) };
+        self.adapters = names.iter().map(adapter).collect();
+        self
+    }
+
     /// Refuses prompts of more words than this.
     #[must_use]
     pub fn with_context_tokens(mut self, context_tokens: u32) -> Self {
         self.model.context_tokens = context_tokens;
         self
+    }
+
+    /// Says from now on that it is so far; scripts are played all the same.
+    pub fn set_readiness(&self, readiness: Readiness) {
+        *self.readiness.lock().unwrap_or_else(PoisonError::into_inner) = readiness;
     }
 
     /// Everything asked so far, refused requests included.
@@ -91,6 +118,10 @@ impl fmt::Debug for ScriptedEngine {
 impl Generate for ScriptedEngine {
     fn model(&self) -> ModelInfo {
         self.model.clone()
+    }
+
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        self.adapters.clone()
     }
 
     fn start(&self, request: Request, sink: EventSink) -> Result<Control, GenerateError> {
@@ -112,16 +143,24 @@ impl Generate for ScriptedEngine {
             return Err(refusal);
         }
 
+        let build = match &request.adapter {
+            AdapterChoice::Default | AdapterChoice::None => Some(&self.model.build),
+            AdapterChoice::Named(name) => {
+                let adapter = self.adapters.iter().find(|adapter| adapter.name == *name);
+                adapter.map(|adapter| &adapter.build)
+            }
+        };
+        let build = build.expect("the server asks for adapters that are there").clone();
         let control = Control::default();
         let playing = Playing {
             seed: request.sampling.seed.unwrap_or(n_earlier),
             usage: Usage { prompt_tokens, ..Usage::default() },
-            build: self.model.build.clone(),
+            build,
             control: control.clone(),
             request,
             sink,
         };
-        thread::spawn(move || playing.play(script.steps, script.reason));
+        thread::spawn(move || playing.play(script));
         Ok(control)
     }
 
@@ -135,6 +174,37 @@ impl Generate for ScriptedEngine {
     fn count_prompt_tokens(&self, request: &Request) -> Result<Option<u32>, GenerateError> {
         Ok(Some(n_words(&request.messages)))
     }
+
+    fn embedding_width(&self) -> Option<u32> {
+        Some(SCRIPTED_WIDTH as u32)
+    }
+
+    /// A word of a text is a token; a vector points to where the length of its text says.
+    fn embed(&self, request: EmbeddingRequest) -> Result<Vec<Embedding>, GenerateError> {
+        let embedding = |input: &EmbeddingInput| {
+            let n_tokens = match input {
+                EmbeddingInput::Text(text) => text.split_whitespace().count(),
+                EmbeddingInput::Tokens(tokens) => tokens.len(),
+            };
+            let direction = [n_tokens as f32, 1.0, 2.0, 2.0];
+            let norm = direction.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let vector = direction.iter().map(|x| x / norm).collect();
+            Embedding { vector, n_tokens: n_tokens as u32 }
+        };
+        Ok(request.inputs.iter().map(embedding).collect())
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.readiness.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn try_again(&self) -> bool {
+        let has_failed = matches!(self.readiness(), Readiness::Failed { .. });
+        if has_failed {
+            self.set_readiness(Readiness::Loading);
+        }
+        has_failed
+    }
 }
 
 fn n_words(messages: &[Message]) -> u32 {
@@ -145,6 +215,8 @@ fn n_words(messages: &[Message]) -> u32 {
 #[derive(Default)]
 pub struct Script {
     refusal: Option<GenerateError>,
+    /// Whether it does not even say that it has begun.
+    is_silent: bool,
     reason: Option<String>,
     steps: Vec<Step>,
 }
@@ -255,7 +327,8 @@ enum Ended {
 }
 
 impl Playing {
-    fn play(mut self, steps: Vec<Step>, reason: Option<String>) {
+    fn play(mut self, script: Script) {
+        let Script { steps, reason, is_silent, .. } = script;
         let thinks = steps.iter().any(|step| matches!(step, Step::Thought(_)));
         let mode = match self.request.mode {
             Mode::Auto if thinks => Mode::Thinking,
@@ -270,7 +343,8 @@ impl Playing {
             cached_tokens: 0,
         };
 
-        let played = self.emit(started).and_then(|()| {
+        let begun = if is_silent { Ok(()) } else { self.emit(started) };
+        let played = begun.and_then(|()| {
             steps.into_iter().try_for_each(|step| {
                 if self.control.is_stopped() {
                     return Err(Ended::Finished(FinishReason::Cancelled));
@@ -359,7 +433,8 @@ fn wait_until(asked: impl Fn() -> bool) -> Result<(), Ended> {
 #[cfg(test)]
 mod tests {
     use rapport_types::{
-        Caller, OutputFormat, PromptForm, SamplingDraft, ThinkingBudget, Tools, reply,
+        AdapterChoice, Caller, OutputFormat, PromptForm, SamplingDraft, ThinkingBudget, Tools,
+        reply,
     };
 
     use super::*;
@@ -375,6 +450,7 @@ mod tests {
             format: OutputFormat::Text,
             tools: Tools::default(),
             prompt_form: PromptForm::default(),
+            adapter: AdapterChoice::default(),
             caller: Caller::default(),
         }
     }

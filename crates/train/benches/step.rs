@@ -2,7 +2,8 @@
 //! learned, forward and backward, on two threads. The forms take turns, so that a machine that
 //! changes its speed changes it for all.
 //!
-//! `cargo bench -p rapport-train --bench step`; the last line is JSON.
+//! `cargo bench -p rapport-train --bench step`; the last line is JSON. With the name of a form only
+//! that one runs, which is how `scripts/reference/train_speed.py` compares with PyTorch.
 
 #![expect(clippy::print_stdout, clippy::expect_used, reason = "a benchmark prints and may stop")]
 
@@ -36,17 +37,23 @@ fn main() {
         let base = Base::load(&gguf, precision).expect("a llama");
         let compute = Compute::new(Isa::detect(), threads);
         let network = Network::<f32>::new(compute, base, Recompute::Cheap);
-        let layout = Layout { base: network.shape().base(), adapter };
+        let layout = Layout::new(network.shape().base(), adapter);
         let parameters = Parameters::fresh(layout, 1);
         let gradients = vec![0.0; layout.n_parameters()];
         Form { name, network, parameters, gradients, rates: Vec::new() }
     };
-    let mut forms = [
-        form("f32 dense", Precision::F32, dense),
-        form("bf16 dense", Precision::Bf16, dense),
-        form("f32 routed", Precision::F32, routed),
-        form("bf16 routed", Precision::Bf16, routed),
+    let all = [
+        ("f32 dense", Precision::F32, dense),
+        ("bf16 dense", Precision::Bf16, dense),
+        ("f32 routed", Precision::F32, routed),
+        ("bf16 routed", Precision::Bf16, routed),
     ];
+    let wanted = std::env::args().nth(1).filter(|name| !name.starts_with('-'));
+    let mut forms: Vec<Form> = all
+        .into_iter()
+        .filter(|(name, ..)| wanted.as_ref().is_none_or(|wanted| wanted == name))
+        .map(|(name, precision, adapter)| form(name, precision, adapter))
+        .collect();
     let mut pack = Pack::default();
     let mut targets = Vec::new();
     for sequence in 0..2 {

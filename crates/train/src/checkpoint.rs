@@ -4,13 +4,13 @@
 //! A checkpoint is written beside the old one and renamed, so one of them is always whole; and it
 //! belongs to one recipe, one set of data and one base, by their hashes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use crate::optimizer::Moments;
@@ -56,8 +56,70 @@ pub(crate) struct Checkpoint {
     pub(crate) router_bias: Vec<f32>,
     pub(crate) moments: Moments,
     /// Log-probabilities of the stage's sequences under what it started from, where it asks for
-    /// them.
+    /// them; or the numbers of that.
     pub(crate) references: Vec<f64>,
+}
+
+/// What a checkpoint is written from: nothing is copied but a tensor at a time.
+pub(crate) struct Parts<'a> {
+    pub(crate) position: Position,
+    pub(crate) values: &'a [f32],
+    pub(crate) router_bias: &'a [f32],
+    pub(crate) moments: &'a Moments,
+    pub(crate) references: &'a [f64],
+}
+
+/// A tensor whose bytes are made when they are written.
+enum Numbers<'a> {
+    Single(&'a [f32]),
+    Double(&'a [f64]),
+}
+
+impl Numbers<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Single(values) => values.len(),
+            Self::Double(values) => values.len(),
+        }
+    }
+}
+
+struct StoredNumbers<'a> {
+    numbers: Numbers<'a>,
+    shape: [usize; 1],
+}
+
+impl View for StoredNumbers<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.numbers {
+            Numbers::Single(_) => Dtype::F32,
+            Numbers::Double(_) => Dtype::F64,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut bytes = Vec::with_capacity(self.data_len());
+        match self.numbers {
+            Numbers::Single(values) => {
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            }
+            Numbers::Double(values) => {
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            }
+        }
+        bytes.into()
+    }
+
+    fn data_len(&self) -> usize {
+        match self.numbers {
+            Numbers::Single(values) => size_of_val(values),
+            Numbers::Double(values) => size_of_val(values),
+        }
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -68,48 +130,30 @@ struct Header {
 
 const HEADER: &str = "rapport";
 
-impl Checkpoint {
+impl<'a> Parts<'a> {
     pub(crate) fn save(&self, file: &Path, origin: &Origin) -> Result<(), CheckpointError> {
-        let damaged = |source: SafeTensorError| CheckpointError::Damaged {
-            file: file.to_owned(),
-            reason: source.to_string(),
-        };
+        let io = |source| CheckpointError::Io { file: file.to_owned(), source };
         let header = Header { origin: origin.clone(), position: self.position };
-        let header = serde_json::to_string(&header).map_err(|source| CheckpointError::Damaged {
-            file: file.to_owned(),
-            reason: source.to_string(),
-        })?;
-        let bytes = |values: &[f32]| -> Vec<u8> {
-            values.iter().flat_map(|value| value.to_le_bytes()).collect()
-        };
-        let floats = [
-            ("values", bytes(&self.values)),
-            ("router_bias", bytes(&self.router_bias)),
-            ("moments.mean", bytes(&self.moments.mean)),
-            ("moments.square", bytes(&self.moments.square)),
+        let header = serde_json::to_string(&header).map_err(|error| io(error.into()))?;
+        let stored = |numbers: Numbers<'a>| StoredNumbers { shape: [numbers.len()], numbers };
+        let tensors = [
+            ("values", stored(Numbers::Single(self.values))),
+            ("router_bias", stored(Numbers::Single(self.router_bias))),
+            ("moments.mean", stored(Numbers::Single(&self.moments.mean))),
+            ("moments.square", stored(Numbers::Single(&self.moments.square))),
+            ("references", stored(Numbers::Double(self.references))),
         ];
-        let references: Vec<u8> =
-            self.references.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let mut views = Vec::new();
-        for (name, bytes) in &floats {
-            let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes);
-            views.push((*name, view.map_err(damaged)?));
-        }
-        let view = TensorView::new(Dtype::F64, vec![self.references.len()], &references);
-        views.push(("references", view.map_err(damaged)?));
         let metadata = HashMap::from([(HEADER.to_owned(), header)]);
-        let whole = safetensors::serialize(views, Some(metadata)).map_err(damaged)?;
         let part = file.with_extension("part");
-        let write = || {
-            let written = fs::File::create(&part)?;
-            io::Write::write_all(&mut &written, &whole)?;
-            written.sync_all()?;
-            fs::rename(&part, file)
-        };
-        write().map_err(|source| CheckpointError::Io { file: file.to_owned(), source })
+        safetensors::serialize_to_file(tensors, Some(metadata), &part)
+            .map_err(|error| io(io::Error::other(error)))?;
+        let written = fs::File::options().write(true).open(&part);
+        written.and_then(|written| written.sync_all()).map_err(io)?;
+        fs::rename(&part, file).map_err(io)
     }
+}
 
-    /// The checkpoint in a file; `None` if there is no file.
+impl Checkpoint {
     pub(crate) fn load(file: &Path, origin: &Origin) -> Result<Option<Self>, CheckpointError> {
         let bytes = match fs::read(file) {
             Ok(bytes) => bytes,
@@ -175,7 +219,14 @@ mod tests {
             moments: Moments { mean: vec![1.0 / 3.0; 3], square: vec![1e-38; 3] },
             references: vec![-1.0 / 3.0, -17.25],
         };
-        saved.save(&file, &origin("a")).unwrap();
+        let parts = Parts {
+            position: saved.position,
+            values: &saved.values,
+            router_bias: &saved.router_bias,
+            moments: &saved.moments,
+            references: &saved.references,
+        };
+        parts.save(&file, &origin("a")).unwrap();
         assert_eq!(Checkpoint::load(&file, &origin("a")).unwrap(), Some(saved));
         let error = Checkpoint::load(&file, &origin("b")).unwrap_err();
         assert!(matches!(error, CheckpointError::Foreign { what: "recipe", .. }), "{error}");

@@ -1,6 +1,6 @@
 //! What was measured at each step: a line of JSON each, from which the report is drawn.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -17,6 +17,12 @@ pub struct Point {
     /// Preferences only: how far chosen replies are ahead, and the part of the pairs where they are.
     pub margin: Option<f64>,
     pub accuracy: Option<f64>,
+    /// Replies that the model wrote only: the mean of what they are worth, and how far a token's
+    /// log-probability is from the reference (k3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
     pub learning_rate: f64,
     /// Before clipping.
     pub gradient_norm: f64,
@@ -55,11 +61,11 @@ impl Curve {
             .map_while(|line| serde_json::from_str(line).ok())
             .filter(|point: &Point| (point.stage_idx, point.step) <= (stage_idx, step))
             .collect();
-        let mut curve = Self {
-            points: Vec::new(),
-            file: OpenOptions::new().create(true).write(true).truncate(true).open(file)?,
-        };
+        // Beside the old file and renamed, so that a crash at this moment loses no point.
+        let part = file.with_extension("part");
+        let mut curve = Self { points: Vec::new(), file: File::create(&part)? };
         points.into_iter().try_for_each(|point| curve.push(point))?;
+        fs::rename(&part, file)?;
         Ok(curve)
     }
 
@@ -85,6 +91,8 @@ mod tests {
             loss: 1.0 / step as f64,
             margin: None,
             accuracy: None,
+            reward: None,
+            kl: None,
             learning_rate: 0.1,
             gradient_norm: 1.0,
             busiest_expert: 1.0,

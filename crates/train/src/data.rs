@@ -1,6 +1,6 @@
 //! Training data: JSON lines, as people write them, and the rows made of them.
 //!
-//! Three forms, one object a line; keys that are not named here are let pass (they are for people
+//! Four forms, one object a line; keys that are not named here are let pass (they are for people
 //! and other tools):
 //!
 //! ```json
@@ -9,9 +9,13 @@
 //! {"id": "p-1", "prompt": [{"role": "user", "content": "..."}],
 //!  "chosen": {"content": "...", "thought": "..."}, "rejected": {"content": "..."}, "margin": 0.5}
 //! {"id": "k-1", "prompt": [...], "completion": {"content": "..."}, "label": true}
+//! {"id": "q-1", "prompt": [...], "tags": {"feeling": "grief", "need": "comfort", "kind": "..."},
+//!  "answers": ["..."]}
 //! ```
 //!
-//! A reply may stand as its text alone. Start reading at [`Files::read`].
+//! A reply may stand as its text alone. Where only prompts are asked for, rows of the other forms
+//! give theirs: a conversation what comes before its last reply. Their `tags` and `answers`, of use to
+//! rewards alone, may stand in rows of all forms. Start reading at [`Files::read`].
 
 use std::fmt::Write;
 use std::fs;
@@ -21,8 +25,10 @@ use std::path::{Path, PathBuf};
 use rapport_types::{Message, Role};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::rollout::Labels;
 use crate::text::Reply;
 
 /// Why data cannot be read.
@@ -135,6 +141,8 @@ pub(crate) struct ConversationRow {
 pub(crate) struct PairRow {
     pub(crate) id: String,
     prompt: Vec<MessageRow>,
+    #[serde(flatten)]
+    labels: LabelsRow,
     chosen: ReplyRow,
     rejected: ReplyRow,
     /// How much better the chosen one is, in the units of the loss's margin.
@@ -146,9 +154,43 @@ pub(crate) struct PairRow {
 pub(crate) struct LabelRow {
     pub(crate) id: String,
     prompt: Vec<MessageRow>,
+    #[serde(flatten)]
+    labels: LabelsRow,
     completion: ReplyRow,
     /// Whether people liked it.
     pub(crate) label: bool,
+}
+
+/// What a reply is asked for.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct PromptRow {
+    pub(crate) id: String,
+    #[serde(alias = "messages")]
+    prompt: Vec<MessageRow>,
+    #[serde(flatten)]
+    labels: LabelsRow,
+}
+
+/// What a row may say about its conversation; other forms of these keys are somebody else's.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct LabelsRow {
+    #[serde(default)]
+    tags: Value,
+    #[serde(default)]
+    answers: Value,
+}
+
+impl LabelsRow {
+    fn labels(&self) -> Labels {
+        let tag = |key: &str| self.tags.get(key).and_then(Value::as_str).map(str::to_owned);
+        let answers = self.answers.as_array().into_iter().flatten();
+        Labels {
+            feeling: tag("feeling"),
+            need: tag("need"),
+            kind: tag("kind"),
+            answers: answers.filter_map(Value::as_str).map(str::to_owned).collect(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -224,6 +266,10 @@ impl PairRow {
         let rejected = self.rejected.reply();
         Reply { thought: rejected.thought.or_else(|| self.chosen().thought), ..rejected }
     }
+
+    pub(crate) fn labels(&self) -> Labels {
+        self.labels.labels()
+    }
 }
 
 impl LabelRow {
@@ -233,6 +279,29 @@ impl LabelRow {
 
     pub(crate) fn completion(&self) -> Reply {
         self.completion.reply()
+    }
+
+    pub(crate) fn labels(&self) -> Labels {
+        self.labels.labels()
+    }
+}
+
+impl PromptRow {
+    /// Up to the last thing that was said to the model.
+    pub(crate) fn prompt(&self) -> Vec<Message> {
+        let mut messages = messages(&self.prompt);
+        while messages.pop_if(|message| message.role == Role::Assistant).is_some() {}
+        messages.into_iter().map(|message| Message { thought: None, ..message }).collect()
+    }
+
+    pub(crate) fn labels(&self) -> Labels {
+        self.labels.labels()
+    }
+}
+
+impl Row for PromptRow {
+    fn id(&self) -> &str {
+        &self.id
     }
 }
 
@@ -301,6 +370,31 @@ mod tests {
         let text =
             r#"{"id":"1","prompt":[{"role":"user","content":"u"}],"completion":"c","label":false}"#;
         assert!(!rows::<LabelRow>(text).unwrap()[0].label);
+        assert_eq!(rows::<PromptRow>(text).unwrap()[0].prompt(), [Message::user("u")]);
+
+        let text = concat!(
+            r#"{"id":"1","messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","#,
+            r#""thought":"t"},{"role":"user","content":"c"},{"role":"assistant","content":"d"}]}"#,
+        );
+        let expected = [Message::user("a"), Message::assistant("b"), Message::user("c")];
+        assert_eq!(rows::<PromptRow>(text).unwrap()[0].prompt(), expected);
+    }
+
+    #[test]
+    fn labels_come_along_and_other_forms_of_their_keys_are_let_pass() {
+        let row = |more: &str| {
+            let text = format!(r#"{{"id":"1","prompt":[{{"role":"user","content":"u"}}]{more}}}"#);
+            rows::<PromptRow>(&text).unwrap()[0].labels()
+        };
+        let tags = r#","tags":{"feeling":"grief","need":"comfort","kind":"empathy","mode":"fast"}"#;
+        let labels = row(&format!(r#"{tags},"answers":["Kyiv","Kiev"]"#));
+        let told = (labels.feeling.as_deref(), labels.need.as_deref(), labels.kind.as_deref());
+        assert_eq!(told, (Some("grief"), Some("comfort"), Some("empathy")));
+        assert_eq!(labels.answers, ["Kyiv", "Kiev"]);
+        assert_eq!(row(""), Labels::default());
+        assert_eq!(row(r#","tags":["x"],"answers":"Kyiv""#), Labels::default());
+        let pair = r#"{"id":"1","tags":{"kind":"joy"},"prompt":[],"chosen":"c","rejected":"r"}"#;
+        assert_eq!(rows::<PairRow>(pair).unwrap()[0].labels().kind.as_deref(), Some("joy"));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! with a margin, smoothing and normalisation by length covers what data of this size can tell
 //! apart.
 
-use crate::recipe::{DpoRecipe, KtoRecipe};
+use crate::recipe::{DpoRecipe, GrpoRecipe, KlEstimate, KtoRecipe, RewardRecipe};
 
 /// A loss's value and gradient.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -102,6 +102,76 @@ pub(crate) fn kto(
     }
 }
 
+/// A pair's rewards: one part of the step's mean over `n_pairs` of
+/// `-log sigmoid(chosen - rejected - margin) + centering (chosen + rejected)^2` (Bradley and Terry
+/// 1952; the second term is that of Eisenstein et al. 2023 and keeps rewards near zero).
+///
+/// Its gradient is by the two rewards.
+pub(crate) fn bradley_terry(
+    recipe: &RewardRecipe,
+    [chosen, rejected]: [f64; 2],
+    margin: f64,
+    n_pairs: f64,
+) -> Graded {
+    let h = chosen - rejected - recipe.margin_weight * margin;
+    let sum = chosen + rejected;
+    let d_h = (sigmoid(h) - 1.0) / n_pairs;
+    let d_sum = 2.0 * recipe.centering * sum / n_pairs;
+    Graded {
+        loss: (softplus(-h) + recipe.centering * sum * sum) / n_pairs,
+        d_log_probs: vec![vec![d_h + d_sum, d_sum - d_h]],
+        margin: chosen - rejected,
+    }
+}
+
+/// A reply that the policy wrote: the log-probabilities of its tokens now, when it was written, and
+/// under the reference.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written<'a> {
+    pub(crate) now: &'a [f64],
+    pub(crate) old: &'a [f64],
+    /// `None` where the distance from the reference counts nothing.
+    pub(crate) reference: Option<&'a [f64]>,
+    pub(crate) advantage: f64,
+}
+
+/// Group-relative policy optimisation (Shao et al. 2024), one reply's part: each token counts
+/// `share`, which is where the aggregations differ ([`crate::recipe::Aggregation`]), in
+///
+/// `-min(rho A, clip(rho, 1 - low, 1 + high) A) + beta KL`, with `rho = pi(t) / pi_old(t)`
+///
+/// `clip_high` may lie above `clip_low` (DAPO, Yu et al. 2025). KL, with `d = log pi - log ref`, is
+/// `d^2 / 2` or `rho (e^-d + d - 1)`; the factor `rho`, through which the gradient goes, makes the
+/// second unbiased (TRL's `use_bias_correction_kl`).
+///
+/// `margin` is the summed estimate of KL, which is measured with `e^-d + d - 1` either way.
+pub(crate) fn grpo(recipe: &GrpoRecipe, reply: Written<'_>, share: f64) -> Graded {
+    let mut graded = Graded::default();
+    let mut d_log_probs = Vec::with_capacity(reply.now.len());
+    for (place, (now, old)) in reply.now.iter().zip(reply.old).enumerate() {
+        let ratio = (now - old).exp();
+        let free = ratio * reply.advantage;
+        let clipped = ratio.clamp(1.0 - recipe.clip_low, 1.0 + recipe.clip_high) * reply.advantage;
+        let mut loss = -free.min(clipped);
+        let mut slope = if free <= clipped { -free } else { 0.0 };
+        if let Some(reference) = reply.reference {
+            let d = now - reference[place];
+            let k3 = (-d).exp_m1() + d;
+            let (kl, d_kl) = match recipe.kl {
+                KlEstimate::K2 => (d * d / 2.0, d),
+                KlEstimate::K3 => (ratio * k3, ratio * (k3 - (-d).exp_m1())),
+            };
+            loss += recipe.kl_weight * kl;
+            slope += recipe.kl_weight * d_kl;
+            graded.margin += k3;
+        }
+        graded.loss += share * loss;
+        d_log_probs.push(share * slope);
+    }
+    graded.d_log_probs = vec![d_log_probs];
+    graded
+}
+
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
@@ -171,6 +241,58 @@ mod tests {
                 kto(&recipe, Scored { log_probs: &log_probs[0], reference }, is_liked, z, 3.0)
             })?;
         }
+    }
+
+    proptest! {
+        #[test]
+        fn gradients_of_what_was_written_are_slopes(
+            tokens in prop::collection::vec((-4.0..0.0_f64, -0.6..0.6_f64, -1.0..1.0_f64), 1..6),
+            (advantage, kl_weight, share) in (-2.0..2.0_f64, 0.0..0.5_f64, 0.1..1.0_f64),
+            is_k3 in any::<bool>(),
+        ) {
+            let kl = if is_k3 { KlEstimate::K3 } else { KlEstimate::K2 };
+            let recipe = GrpoRecipe { kl, kl_weight, ..GrpoRecipe::default() };
+            let now: Vec<f64> = tokens.iter().map(|token| token.0).collect();
+            let old: Vec<f64> = tokens.iter().map(|token| token.0 - token.1).collect();
+            let reference: Vec<f64> = tokens.iter().map(|token| token.0 - token.2).collect();
+            // A corner has no slope.
+            let is_corner = |log_ratio: f64| {
+                [1.0 - recipe.clip_low, 1.0 + recipe.clip_high]
+                    .iter()
+                    .any(|edge| (log_ratio - edge.ln()).abs() < 1e-4)
+            };
+            prop_assume!(tokens.iter().all(|token| !is_corner(token.1)));
+            check(&[now], |log_probs| {
+                let reference = Some(&reference[..]);
+                let written = Written { now: &log_probs[0], old: &old, reference, advantage };
+                grpo(&recipe, written, share)
+            })?;
+        }
+
+        #[test]
+        fn gradients_of_rewards_are_slopes(
+            rewards in (-3.0..3.0_f64, -3.0..3.0_f64),
+            (margin, centering) in (0.0..2.0_f64, 0.0..0.1_f64),
+        ) {
+            let recipe = RewardRecipe { centering, margin_weight: 0.7 };
+            check(&[vec![rewards.0, rewards.1]], |rewards| {
+                bradley_terry(&recipe, [rewards[0][0], rewards[0][1]], margin, 3.0)
+            })?;
+        }
+    }
+
+    #[test]
+    fn a_reply_that_went_far_enough_is_let_go() {
+        let recipe = GrpoRecipe { kl_weight: 0.0, ..GrpoRecipe::default() };
+        let slope = |log_ratio: f64, advantage: f64| {
+            let (now, old) = ([log_ratio - 1.0], [-1.0]);
+            let written = Written { now: &now, old: &old, reference: None, advantage };
+            grpo(&recipe, written, 1.0).d_log_probs[0][0]
+        };
+        // Good replies are pushed up to 1.28, bad ones down to 0.8, and both are pulled back.
+        assert!(slope(0.2, 1.0) < 0.0 && slope(0.3, 1.0).abs() < 1e-12);
+        assert!(slope(-0.1, -1.0) > 0.0 && slope(-0.3, -1.0).abs() < 1e-12);
+        assert!(slope(-0.5, 1.0) < 0.0 && slope(0.5, -1.0) > 0.0);
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //!
 //! Paths count from the recipe's folder. Keys that do not exist are errors.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,9 @@ pub struct Recipe {
     /// Minutes between checkpoints.
     #[serde(default = "default_checkpoint_minutes")]
     pub checkpoint_minutes: f64,
+    /// An adapter of the same form to go on from, its folder or file, instead of a fresh one.
+    #[serde(default)]
+    pub start: Option<PathBuf>,
     pub adapter: AdapterRecipe,
     #[serde(rename = "stage")]
     pub stages: Vec<Stage>,
@@ -144,6 +148,12 @@ pub struct Stage {
     /// Only where `method` is `kto`.
     #[serde(default)]
     pub kto: Option<KtoRecipe>,
+    /// Only where `method` is `grpo`, and there it must be.
+    #[serde(default)]
+    pub grpo: Option<GrpoRecipe>,
+    /// Only where `method` is `reward`.
+    #[serde(default)]
+    pub reward: Option<RewardRecipe>,
     /// What a token of a thought counts, with one of an answer at 1, where replies are imitated.
     #[serde(default = "default_thought_weight")]
     pub thought_weight: f64,
@@ -226,15 +236,20 @@ fn default_validate_every() -> usize {
 }
 
 /// What is learned from.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Replies to imitate: the mean negative log-probability of their tokens.
+    #[default]
     Sft,
     /// Pairs of replies (Rafailov et al. 2023).
     Dpo,
     /// Single replies that people liked or did not (Ethayarajh et al. 2024).
     Kto,
+    /// Replies that the model writes itself, by what they are worth (Shao et al. 2024).
+    Grpo,
+    /// Pairs of replies, to learn what replies are worth: a head that gives a number, not text.
+    Reward,
 }
 
 fn default_thought_weight() -> f64 {
@@ -281,6 +296,120 @@ fn default_weight() -> f64 {
     1.0
 }
 
+/// How replies that the model writes become a step. A step asks `prompts_per_step` prompts, `group`
+/// times each.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GrpoRecipe {
+    /// What each score of a reply counts, by its name.
+    pub rewards: BTreeMap<String, f64>,
+    pub group: usize,
+    pub prompts_per_step: usize,
+    /// Of a reply's answer; a longer one is cut and learned without its end.
+    pub max_new_tokens: u32,
+    /// 1 samples what the gradient is about; other values are approximations.
+    pub temperature: f64,
+    pub mode: RolloutMode,
+    pub advantage: Advantage,
+    pub aggregation: Aggregation,
+    /// How far a token's probability may fall and rise in a step before it counts no more.
+    pub clip_low: f64,
+    pub clip_high: f64,
+    pub kl: KlEstimate,
+    /// What the distance from where the stage began counts.
+    pub kl_weight: f64,
+    /// Steps of the optimiser for each set of replies.
+    pub updates: usize,
+    /// The folder of a trained reward model on the same base: what the score `reward_model` is.
+    pub reward_model: Option<PathBuf>,
+}
+
+impl Default for GrpoRecipe {
+    fn default() -> Self {
+        Self {
+            rewards: BTreeMap::new(),
+            group: 8,
+            prompts_per_step: 4,
+            max_new_tokens: 64,
+            temperature: 1.0,
+            mode: RolloutMode::Fast,
+            advantage: Advantage::Gdpo,
+            aggregation: Aggregation::Dapo,
+            clip_low: 0.2,
+            clip_high: 0.28,
+            kl: KlEstimate::K2,
+            kl_weight: 1e-3,
+            updates: 1,
+            reward_model: None,
+        }
+    }
+}
+
+impl GrpoRecipe {
+    /// What the sum over the tokens of a step is divided by.
+    pub(crate) fn tokens_of_step(&self, n_targets: usize, n_replies: usize) -> f64 {
+        match self.aggregation {
+            Aggregation::Dapo => n_targets.max(1) as f64,
+            Aggregation::DrGrpo => n_replies as f64 * f64::from(self.max_new_tokens),
+        }
+    }
+}
+
+/// Whether replies think first.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutMode {
+    Fast,
+    Thinking,
+}
+
+/// How scores become advantages.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Advantage {
+    /// Each score by the mean and deviation of its group, summed by weights, then by those of the
+    /// step (arXiv 2601.05242): no score drowns another by its scale.
+    Gdpo,
+    /// The weighted sum by the mean and deviation of its group (Shao et al. 2024).
+    Group,
+    /// The weighted sum less the mean of its group (Dr. GRPO, arXiv 2503.20783).
+    Mean,
+}
+
+/// What a token counts in a step.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// One part of all tokens of the step (DAPO).
+    Dapo,
+    /// One part of the step's replies times `max_new_tokens`, so that length changes nothing
+    /// (Dr. GRPO).
+    DrGrpo,
+}
+
+/// How the distance from the reference is estimated (Schulman 2020).
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KlEstimate {
+    K2,
+    K3,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardRecipe {
+    /// What a row's `margin` counts.
+    pub margin_weight: f64,
+    /// Keeps rewards near zero.
+    pub centering: f64,
+}
+
+impl Default for RewardRecipe {
+    fn default() -> Self {
+        Self { margin_weight: 1.0, centering: 0.01 }
+    }
+}
+
 impl Default for KtoRecipe {
     fn default() -> Self {
         Self { beta: default_beta(), liked_weight: 1.0, disliked_weight: 1.0 }
@@ -306,6 +435,8 @@ impl Method {
             Self::Sft => "sft",
             Self::Dpo => "dpo",
             Self::Kto => "kto",
+            Self::Grpo => "grpo",
+            Self::Reward => "reward",
         }
     }
 }
@@ -335,6 +466,23 @@ impl RecipeFile {
             _ => PathBuf::from("."),
         };
         Ok(Self { recipe, folder, sha256: hexadecimal(&Sha256::digest(text.as_bytes())) })
+    }
+
+    /// Whether a stage has the model write replies.
+    pub fn writes_replies(&self) -> bool {
+        self.recipe.stages.iter().any(|stage| stage.method == Method::Grpo)
+    }
+
+    /// The folder of the reward model that a stage asks, from where the program runs.
+    pub fn reward_model(&self) -> Option<PathBuf> {
+        let mut grpo = self.recipe.stages.iter().filter_map(|stage| stage.grpo.as_ref());
+        let folder = grpo.find_map(|grpo| grpo.reward_model.as_ref())?;
+        Some(self.folder.join(folder))
+    }
+
+    /// The adapter to go on from, from where the program runs.
+    pub fn start(&self) -> Option<PathBuf> {
+        self.recipe.start.as_ref().map(|start| self.folder.join(start))
     }
 
     /// The paths of a stage's data, from where the program runs.
@@ -423,18 +571,46 @@ fn check(file: &Path, recipe: &Recipe) -> Result<(), RecipeError> {
         at("kto.beta", kto.beta, kto.beta > 0.0, "above 0");
         at("kto.liked_weight", kto.liked_weight, kto.liked_weight >= 0.0, "0 or more");
         at("kto.disliked_weight", kto.disliked_weight, kto.disliked_weight >= 0.0, "0 or more");
-        checks.push((
-            stage.kto.is_none() || stage.method == Method::Kto,
-            key("kto"),
-            "there".to_owned(),
-            "only where `method` is \"kto\"",
-        ));
-        checks.push((
-            stage.dpo.is_none() || stage.method == Method::Dpo,
-            key("dpo"),
-            "there".to_owned(),
-            "only where `method` is \"dpo\"",
-        ));
+        let reward = stage.reward.unwrap_or_default();
+        let (weight, centering) = (reward.margin_weight, reward.centering);
+        at("reward.margin_weight", weight, weight >= 0.0, "0 or more");
+        at("reward.centering", centering, centering >= 0.0, "0 or more");
+        let grpo = stage.grpo.clone().unwrap_or_default();
+        let counts = [
+            ("grpo.prompts_per_step", grpo.prompts_per_step),
+            ("grpo.max_new_tokens", grpo.max_new_tokens as usize),
+            ("grpo.updates", grpo.updates),
+        ];
+        for (name, count) in counts {
+            at(name, count as f64, count > 0, "above 0");
+        }
+        at("grpo.group", grpo.group as f64, grpo.group >= 2, "at least 2: replies are compared");
+        let temperature = grpo.temperature;
+        at(
+            "grpo.temperature",
+            temperature,
+            temperature > 0.0 && temperature <= 2.0,
+            "above 0 to 2",
+        );
+        at("grpo.clip_low", grpo.clip_low, (0.0..1.0).contains(&grpo.clip_low), "0 up to 1");
+        at("grpo.clip_high", grpo.clip_high, grpo.clip_high >= 0.0, "0 or more");
+        at("grpo.kl_weight", grpo.kl_weight, grpo.kl_weight >= 0.0, "0 or more");
+        for (name, weight) in &grpo.rewards {
+            at(&format!("grpo.rewards.{name}"), *weight, *weight != 0.0, "a number but 0");
+        }
+        let n_rewards = grpo.rewards.len();
+        let has_rewards = stage.method != Method::Grpo || n_rewards > 0;
+        at("grpo.rewards", n_rewards as f64, has_rewards, "at least one score and its weight");
+        let of_methods = [
+            (stage.kto.is_some(), Method::Kto, "only where `method` is \"kto\""),
+            (stage.dpo.is_some(), Method::Dpo, "only where `method` is \"dpo\""),
+            (stage.grpo.is_some(), Method::Grpo, "only where `method` is \"grpo\""),
+            (stage.reward.is_some(), Method::Reward, "only where `method` is \"reward\""),
+        ];
+        for (is_there, method, expected) in of_methods {
+            let is_good = !is_there || stage.method == method;
+            checks.push((is_good, key(method.name()), "there".to_owned(), expected));
+        }
     }
     match checks.into_iter().find(|(is_good, ..)| !is_good) {
         Some((_, key, found, expected)) => {
@@ -503,5 +679,18 @@ mod tests {
         assert!(error("\"test\"", "\"../x\"").starts_with("`name` is `../x`"));
         assert!(error("beta = 0.3", "bete = 0.3").contains("bete"));
         assert!(error("rank = 8", "ranks = 8").contains("ranks"));
+        assert_eq!(
+            error("\"dpo\"\n        dpo = { beta = 0.3 }", "\"grpo\""),
+            "`stage[1].grpo.rewards` is 0, expected at least one score and its weight"
+        );
+        let grpo = "\"grpo\"\n        grpo = { rewards = { brevity = 1.0 }, group = 1 }";
+        assert_eq!(
+            error("\"dpo\"\n        dpo = { beta = 0.3 }", grpo),
+            "`stage[1].grpo.group` is 1, expected at least 2: replies are compared"
+        );
+        assert_eq!(
+            error("method = \"sft\"", "method = \"sft\"\n        reward = {}"),
+            "`stage[0].reward` is there, expected only where `method` is \"reward\""
+        );
     }
 }

@@ -94,8 +94,12 @@ pub(crate) fn html(recipe: &Recipe, plan: &Plan, points: &[Point]) -> String {
             let chosen = of_stage.iter().filter(|point| point.kind == kind);
             chosen.filter_map(|point| Some((point.step as f64, of(point)?))).collect()
         };
-        let plots: [(&str, Read<'_>); 5] = [
-            ("Loss (orange: held out)", &|point| Some(point.loss)),
+        let plots: [(&str, Read<'_>); 7] = [
+            ("Loss (orange: held out)", &|point| {
+                (point.kind == PointKind::Step || point.reward.is_none()).then_some(point.loss)
+            }),
+            ("What replies are worth (orange: to held-out prompts)", &|point| point.reward),
+            ("Distance from the reference, a token (k3)", &|point| point.kl),
             ("Margin of the chosen reply", &|point| point.margin),
             ("Pairs the right way round", &|point| point.accuracy),
             ("Gradient norm before clipping", &|point| {

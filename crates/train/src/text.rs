@@ -140,6 +140,26 @@ impl Language {
         Ok(sequence(&self.reply(prompt, reply)?))
     }
 
+    /// A reply that the model wrote; `is_whole` says whether it came to its end, which else is not
+    /// learned.
+    ///
+    /// # Errors
+    /// As [`Language::conversation`].
+    pub fn written(
+        &self,
+        prompt: &[Message],
+        reply: &Reply,
+        is_whole: bool,
+    ) -> Result<Sequence, TextError> {
+        let mut sequence = self.completion(prompt, reply)?;
+        if !is_whole {
+            sequence.targets.pop();
+            sequence.in_thought.pop();
+            sequence.tokens.pop();
+        }
+        Ok(sequence)
+    }
+
     /// The text of tokens, for people.
     pub fn text(&self, tokens: &[u32]) -> String {
         let text = |token: &u32| self.tokenizer.token_text_lossy(*token).unwrap_or_default();

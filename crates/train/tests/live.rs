@@ -78,7 +78,7 @@ fn an_adapter_gives_live_what_it_gave_in_training() {
             let base = Base::<f32>::load(&gguf, Precision::F32).unwrap();
             let mut network = Network::new(compute(), base, Recompute::Cheap);
             let adapter = AdapterShape { rank, alpha: 6.0, routing };
-            let parameters = busy(Layout { base: network.shape().base(), adapter });
+            let parameters = busy(Layout::new(network.shape().base(), adapter));
             let mut pack = Pack::default();
             pack.push(&tokens);
             let targets = tokens[1..].iter().enumerate();

@@ -111,7 +111,7 @@ fn every_gradient_is_the_slope_of_the_loss() {
     for name in ["gqa-6-2-tied", "attn-bias", "odd-sizes"] {
         for adapter in [ROUTED, DENSE] {
             let mut network = network::<f64>(&tiny(name), Recompute::Cheap);
-            let layout = Layout { base: network.shape().base(), adapter };
+            let layout = Layout::new(network.shape().base(), adapter);
             let mut parameters = busy::<f64>(layout);
             let (pack, targets) = pack_of(&tiny_tokens(name));
             let gradients = gradient(&mut network, &parameters, &pack, &targets);
@@ -140,9 +140,44 @@ fn every_gradient_is_the_slope_of_the_loss() {
 }
 
 #[test]
+fn the_gradients_of_rewards_are_slopes() {
+    let mut network = network::<f64>(&tiny("gqa-6-2-tied"), Recompute::Cheap);
+    let base = network.shape().base();
+    let head: Vec<f64> = (0..base.hidden).map(|i| ((i * 7) % 11) as f64 / 11.0 - 0.4).collect();
+    let mut parameters = busy::<f64>(Layout::new(base, ROUTED)).with_reward_head(&head);
+    let (pack, _) = pack_of(&tiny_tokens("gqa-6-2-tied"));
+    let rows: Vec<usize> = pack.spans.iter().map(|span| span.end - 1).collect();
+    // A loss that is not straight, so that its gradient depends on the rewards.
+    let loss = |rewards: &[f64]| rewards[0].powi(2) - 0.7 * rewards[1] + 0.2 * rewards[1].powi(2);
+    let mut gradients = vec![0.0; parameters.values.len()];
+    network.forward(&parameters, &pack);
+    let rewards = network.rewards(&parameters, &rows);
+    let d = [2.0 * rewards[0], 0.4 * rewards[1] - 0.7];
+    network.rewards_with_gradient(&parameters, &rows, &d, &mut gradients);
+    network.backward(&parameters, &pack, 0.0, &mut gradients);
+    let head_start = parameters.values.len() - head.len();
+    let stride = (parameters.values.len() / 300).max(1) | 1;
+    let places =
+        (0..head_start).step_by(stride).chain((head_start..parameters.values.len()).step_by(3));
+    for place in places {
+        let value = parameters.values[place];
+        let mut at = |delta: f64| {
+            parameters.values[place] = value + delta;
+            network.forward(&parameters, &pack);
+            let found = loss(&network.rewards(&parameters, &rows));
+            parameters.values[place] = value;
+            found
+        };
+        let slope = (at(1e-5) - at(-1e-5)) / 2e-5;
+        let error = (slope - gradients[place]).abs();
+        assert!(error <= 1e-6 + 1e-5 * slope.abs(), "{place}: {slope} is {}", gradients[place]);
+    }
+}
+
+#[test]
 fn the_slope_along_any_direction_is_right() {
     let mut network = network::<f64>(&tiny("gqa-4-2"), Recompute::Cheap);
-    let layout = Layout { base: network.shape().base(), adapter: ROUTED };
+    let layout = Layout::new(network.shape().base(), ROUTED);
     let mut parameters = busy::<f64>(layout);
     let (pack, targets) = pack_of(&tiny_tokens("gqa-4-2"));
     let gradients = gradient(&mut network, &parameters, &pack, &targets);
@@ -165,17 +200,44 @@ fn running_layers_again_gives_the_same_bits() {
     let (pack, targets) = pack_of(&tiny_tokens("gqa-6-2-tied"));
     let of = |recompute| {
         let mut network = network::<f32>(&gguf, recompute);
-        let layout = Layout { base: network.shape().base(), adapter: ROUTED };
+        let layout = Layout::new(network.shape().base(), ROUTED);
         gradient(&mut network, &busy(layout), &pack, &targets)
     };
     assert_eq!(of(Recompute::Cheap), of(Recompute::Layers));
 }
 
 #[test]
+fn passes_hold_what_was_planned_and_no_more() {
+    for (name, precision) in [("odd-sizes", Precision::F32), ("type-q40", Precision::Bf16)] {
+        for recompute in [Recompute::Cheap, Recompute::Layers] {
+            for adapter in [ROUTED, DENSE] {
+                let gguf = tiny(name);
+                let base = Base::<f32>::load(&gguf, precision).unwrap();
+                let mut network = Network::new(compute(), base, recompute);
+                let layout = Layout::new(network.shape().base(), adapter);
+                let parameters = Parameters::fresh(layout, 1);
+                let n_vocab = network.shape().n_vocab as u32;
+                network.reserve(&layout, 300);
+                let planned = network.planned_bytes(&layout, 300);
+                let reserved = network.held_bytes();
+                assert!(reserved <= planned, "{name}: {reserved} of {planned}");
+                // Growing packs, up to the largest.
+                for n_tokens in [10, 170, 300] {
+                    let tokens: Vec<u32> = (0..n_tokens).map(|i| i * 7 % n_vocab).collect();
+                    let (pack, targets) = pack_of(&tokens);
+                    gradient(&mut network, &parameters, &pack, &targets);
+                }
+                assert_eq!(network.held_bytes(), reserved, "{name}: nothing grew");
+            }
+        }
+    }
+}
+
+#[test]
 fn packed_sequences_do_not_see_each_other() {
     let gguf = tiny("gqa-4-2");
     let mut network = network::<f64>(&gguf, Recompute::Cheap);
-    let layout = Layout { base: network.shape().base(), adapter: ROUTED };
+    let layout = Layout::new(network.shape().base(), ROUTED);
     let parameters = busy(layout);
     let tokens = tiny_tokens("gqa-4-2");
     let (pack, targets) = pack_of(&tokens);
@@ -211,7 +273,7 @@ fn log_probs_equal_llama_cpp_on_tiny_models() {
         "type-q40",
     ] {
         let mut network = network::<f32>(&tiny(name), Recompute::Cheap);
-        let layout = Layout { base: network.shape().base(), adapter: ROUTED };
+        let layout = Layout::new(network.shape().base(), ROUTED);
         let parameters = Parameters::fresh(layout, 1);
         let tokens = tiny_tokens(name);
         let n_vocab = network.shape().n_vocab;
@@ -236,7 +298,7 @@ fn log_probs_of_the_default_model_equal_the_float_reference() {
     let folder = fixtures().join("smollm2-135m-instruct-q4_1");
     let gguf = Gguf::open(&rapport_testkit::default_model()).unwrap();
     let mut network = network::<f32>(&gguf, Recompute::Layers);
-    let layout = Layout { base: network.shape().base(), adapter: ROUTED };
+    let layout = Layout::new(network.shape().base(), ROUTED);
     let parameters = Parameters::fresh(layout, 1);
     let tokens: Vec<u32> =
         floats(&folder.join("english.tokens.i32")).iter().map(|bits| bits.to_bits()).collect();

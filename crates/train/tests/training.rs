@@ -81,7 +81,7 @@ fn run(
 ) -> Result<Outcome, Box<TrainError>> {
     let stop = AtomicBool::new(false);
     let base = rapport_testkit::default_model();
-    let training = Training { recipe, base: &base, out, commit: None, stop: &stop };
+    let training = Training { recipe, base: &base, out, commit: None, stop: &stop, policy: None };
     let compute = Compute::new(Isa::detect(), NonZeroUsize::new(2).unwrap());
     let mut n_steps = 0;
     train(&training, compute, &mut |progress| {
@@ -119,7 +119,8 @@ fn a_training_learns_and_goes_on_to_the_same_bits_after_every_stop() {
     assert!(sft[sft.len() - 1] < sft[0] * 0.7, "{sft:?}");
     // The first step is at the reference: ln 2, with a margin of 0.1 on half of the pairs.
     let at_margin = |margin: f64| margin.exp().ln_1p();
-    assert!((dpo[0] - f64::midpoint(at_margin(0.0), at_margin(0.1))).abs() < 1e-3, "{dpo:?}");
+    // Packs of other shapes add up in another order; in bf16 without its own instructions that shows.
+    assert!((dpo[0] - f64::midpoint(at_margin(0.0), at_margin(0.1))).abs() < 5e-3, "{dpo:?}");
     assert!(dpo[dpo.len() - 1] < dpo[0], "{dpo:?}");
     // At the reference every reply is kept with one half, but for bf16 in packs of other shapes.
     assert!((kto[0] - 0.5).abs() < 5e-3 && kto[1] < kto[0], "{kto:?}");
@@ -139,6 +140,20 @@ fn a_training_learns_and_goes_on_to_the_same_bits_after_every_stop() {
     let adapter = Adapter::load(&straight).unwrap();
     assert_eq!(adapter.base_sha256.as_deref(), Some(card.base_sha256.as_str()));
     assert_eq!((adapter.rank, adapter.layers.len()), (2, 30));
+
+    // Another training goes on from what this one made, if it has the same form.
+    let text = format!("start = \"straight\"\n{RECIPE}");
+    let file = folder.path().join("further.toml");
+    std::fs::write(&file, text.replace("rank = 2", "rank = 3")).unwrap();
+    let further = folder.path().join("further");
+    let mut next = Vec::new();
+    let other = RecipeFile::read(&file).unwrap();
+    let error = run(&other, &further, usize::MAX, &mut next).unwrap_err().to_string();
+    assert!(error.contains("rank 2") && error.contains("rank 3"), "{error}");
+    std::fs::write(&file, text).unwrap();
+    let same = RecipeFile::read(&file).unwrap();
+    assert!(matches!(run(&same, &further, 1, &mut next).unwrap(), Outcome::Stopped));
+    assert!(next[0].1 < sft[0] * 0.7, "{next:?} after {sft:?}");
 
     // A checkpoint of other data is not gone on from.
     std::fs::write(folder.path().join("sft.jsonl"), SFT.replace("hi", "ho")).unwrap();

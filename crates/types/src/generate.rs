@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use crate::{
-    BuildId, FormatError, Message, Mode, ModeChoice, OutputFormat, Sampling, ThinkingBudget,
-    ToolCall, Tools,
+    BuildId, Embedding, EmbeddingRequest, FormatError, Message, Mode, ModeChoice, OutputFormat,
+    Readiness, Sampling, ThinkingBudget, ToolCall, Tools,
 };
 
 /// Anything that can answer a conversation: a model in this process, an engine behind HTTP, or a
@@ -22,6 +22,11 @@ pub trait Generate: Send + Sync {
     /// Refused before anything ran: nothing was generated and `sink` was not called.
     fn start(&self, request: Request, sink: EventSink) -> Result<Control, GenerateError>;
 
+    /// What can be added to the model, by the names that [`AdapterChoice::Named`] takes.
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        Vec::new()
+    }
+
     /// The tokens of a text, or `None` where the tokenizer is out of reach.
     fn tokenize(&self, _text: &str) -> Option<Vec<TextToken>> {
         None
@@ -33,6 +38,38 @@ pub trait Generate: Send + Sync {
     /// As [`Generate::start`], as far as the prompt goes.
     fn count_prompt_tokens(&self, _request: &Request) -> Result<Option<u32>, GenerateError> {
         Ok(None)
+    }
+
+    /// How many numbers its embeddings have; `None` where it makes none.
+    fn embedding_width(&self) -> Option<u32> {
+        None
+    }
+
+    /// The embeddings of all inputs, in order; waits for them.
+    ///
+    /// # Errors
+    /// The first input that cannot be embedded, or nobody makes embeddings here.
+    fn embed(&self, _request: EmbeddingRequest) -> Result<Vec<Embedding>, GenerateError> {
+        Err(GenerateError::Unsupported { ability: "embeddings" })
+    }
+
+    /// Whether it can answer now. Until it can, [`Generate::model`] knows no more than the name.
+    fn readiness(&self) -> Readiness {
+        Readiness::Ready
+    }
+
+    /// Begins anew to become ready, where that failed; `false` where there is nothing to try.
+    fn try_again(&self) -> bool {
+        false
+    }
+
+    /// # Errors
+    /// [`GenerateError::NotReady`] where asking it now is in vain.
+    fn check_ready(&self) -> Result<(), GenerateError> {
+        match self.readiness() {
+            Readiness::Ready | Readiness::Away { .. } => Ok(()),
+            waiting => Err(GenerateError::NotReady(waiting)),
+        }
     }
 }
 
@@ -63,6 +100,25 @@ pub struct ModelInfo {
     pub build: BuildId,
 }
 
+/// Something that can be added to a model, and the build that answers with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterInfo {
+    pub name: String,
+    pub build: BuildId,
+}
+
+/// With what is added to the model a reply is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AdapterChoice {
+    /// As [`Generate::model`] says.
+    #[default]
+    Default,
+    /// The model alone.
+    None,
+    /// One of [`Generate::adapters`].
+    Named(String),
+}
+
 /// One reply asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
@@ -80,6 +136,7 @@ pub struct Request {
     /// What the answer must look like; nothing else is ever written.
     pub format: OutputFormat,
     pub tools: Tools,
+    pub adapter: AdapterChoice,
     pub caller: Caller,
 }
 
@@ -107,6 +164,8 @@ pub struct Caller {
     pub key: [u8; 32],
     /// Higher goes first; within a priority callers share fairly.
     pub priority: i8,
+    /// Within one key, requests of different salts share no computation; 0 is no salt.
+    pub cache_salt: [u8; 32],
 }
 
 /// Steers a reply that is being made. Cloneable and usable from any thread, a signal handler's
@@ -145,7 +204,8 @@ impl Control {
 /// One step of a reply.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The first event: the prompt is accepted.
+    /// The first event: the prompt is accepted. Counts are 0 where an engine behind HTTP tells them
+    /// only at the end.
     Started { choice: ModeChoice, seed: u64, prompt_tokens: u32, cached_tokens: u32 },
     /// A piece of the thought; whole characters.
     Thought(String),
@@ -248,12 +308,36 @@ pub enum GenerateError {
     /// What was written is the beginning of an answer and must not be taken for one.
     #[error("the answer could not be kept to its format: {reason}")]
     FormatLost { reason: String },
+    #[error("there is no adapter `{name}` here: use {}", adapter_names(known))]
+    UnknownAdapter { name: String, known: Vec<String> },
     #[error("too many replies are being made; try again shortly")]
     Overloaded,
     #[error("the engine has stopped")]
     EngineStopped,
+    #[error("the model is {0}")]
+    NotReady(Readiness),
+    /// What was asked is of a kind that the server's input filter lets nobody ask.
+    #[error(
+        "the input filter of this server refuses what was asked ({category}): ask for something \
+         else, in a new conversation"
+    )]
+    Filtered { category: String },
+    #[error("this model makes no {ability}")]
+    Unsupported { ability: &'static str },
+    /// An engine behind HTTP has too much to do.
+    #[error("the engine is busy; try again in {retry_after_s} s")]
+    Busy { retry_after_s: u32 },
+    /// No engine behind HTTP can be asked now.
+    #[error(
+        "the engine behind this server cannot answer: {reason}; try again in {retry_after_s} s"
+    )]
+    Unavailable { reason: String, retry_after_s: u32 },
     #[error("the reply failed inside the engine: {reason}")]
     Internal { reason: String },
+}
+
+fn adapter_names(known: &[String]) -> String {
+    if known.is_empty() { "none".to_owned() } else { format!("{}, or none", known.join(", ")) }
 }
 
 /// A reply as an iterator over its events, for callers that can wait.

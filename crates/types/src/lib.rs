@@ -10,20 +10,25 @@
 //! Start reading at [`Generate`].
 
 mod build;
+mod embed;
 mod format;
 mod generate;
 mod message;
 mod mode;
+mod readiness;
 mod sampling;
 mod tool;
 
 pub use build::BuildId;
+pub use embed::{Embedding, EmbeddingInput, EmbeddingRequest};
 pub use format::{FormatError, FormatKind, OutputFormat};
 pub use generate::{
-    Caller, Control, Event, EventSink, FinishReason, Generate, GenerateError, ModelInfo, Outcome,
-    PromptForm, Reader, Reply, Request, TextToken, Timings, TokenLogprob, TopLogprob, Usage, reply,
+    AdapterChoice, AdapterInfo, Caller, Control, Event, EventSink, FinishReason, Generate,
+    GenerateError, ModelInfo, Outcome, PromptForm, Reader, Reply, Request, TextToken, Timings,
+    TokenLogprob, TopLogprob, Usage, reply,
 };
 pub use message::{Message, Role};
 pub use mode::{InvalidMode, InvalidThinkingBudget, Mode, ModeChoice, ThinkingBudget};
+pub use readiness::Readiness;
 pub use sampling::{InvalidSampling, LogitBias, Sampling, SamplingDraft};
 pub use tool::{CallCount, Tool, ToolCall, ToolChoice, Tools};

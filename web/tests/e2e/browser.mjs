@@ -1,13 +1,20 @@
 // Chromium as people have it, driven by Playwright. `CHROMIUM` names another binary.
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { chromium } from 'playwright-core';
 
 const path = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((p) => p && existsSync(p));
 
-export async function launch() {
+const args = ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+const found = () => {
 	if (!path) throw new Error('no Chromium found: install the package chromium, or name a binary in CHROMIUM');
-	return chromium.launch({ executablePath: path, args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'] });
-}
+	return path;
+};
+
+export const launch = async () => chromium.launch({ executablePath: found(), args });
+
+/** A browser with a profile of its own, which is no private window. */
+export const installed = async (folder) => chromium.launchPersistentContext(folder, { executablePath: found(), args });
 
 export const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 };
 export const DESKTOP = { viewport: { width: 1280, height: 800 } };
@@ -16,11 +23,22 @@ export const DESKTOP = { viewport: { width: 1280, height: 800 } };
 export async function open(browser, url, { locale = 'en', theme = 'light', ...options } = {}) {
 	const context = await browser.newContext({ ...DESKTOP, locale: locale === 'ja' ? 'ja-JP' : 'en-GB', colorScheme: theme, serviceWorkers: 'block', ...options });
 	const page = await context.newPage();
-	page.setDefaultTimeout(60_000);
+	page.setDefaultTimeout(120_000);
 	const faults = [];
 	page.on('pageerror', (error) => faults.push(String(error)));
 	page.on('console', (line) => line.type() === 'error' && !/Failed to load resource/.test(line.text()) && faults.push(line.text()));
 	page.faults = faults;
 	if (url) await page.goto(url);
 	return page;
+}
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+
+/** What axe calls serious or critical on the page as it stands. */
+export async function axe(page) {
+	await page.evaluate(AXE);
+	const { violations } = await page.evaluate(() => globalThis.axe.run({ resultTypes: ['violations'] }));
+	return violations
+		.filter(({ impact }) => impact === 'serious' || impact === 'critical')
+		.map(({ id, nodes }) => `${id} ${nodes.map((n) => `${n.target} ${n.any[0]?.message ?? ''}`).slice(0, 3).join(' | ')}`);
 }

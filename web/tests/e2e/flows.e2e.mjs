@@ -1,9 +1,10 @@
-// What people do, on a desktop and a phone, in English and Japanese, against the scripted server: states that a real
-// model cannot be asked for. The main way through with the real server and model is in `real.e2e.mjs`.
+// What a real model cannot be asked for, on a desktop in English and on a phone in Japanese, against the scripted server;
+// and in one look, quickly, what `real.e2e.mjs` does with the real server and model in both.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { chat, start } from '../fake-server.mjs';
 import { launch, open, PHONE } from './browser.mjs';
+import { words } from './house.mjs';
 
 let browser;
 before(async () => (browser = await launch()));
@@ -11,11 +12,11 @@ after(() => browser.close());
 
 async function scene(name, looks, run) {
 	for (const [label, look] of Object.entries(looks)) {
-		test(`${name} (${label})`, { timeout: 120_000 }, async () => {
+		test(`${name} (${label})`, { timeout: 600_000 }, async () => {
 			const server = await start();
 			const page = await open(browser, null, { ...look, baseURL: server.url });
 			try {
-				await run(page, server, label);
+				await run(page, server, { t: await words(look.locale ?? 'en'), isPhone: Boolean(look.isMobile) });
 				assert.deepEqual(page.faults, []);
 			} finally {
 				await page.context().close();
@@ -25,7 +26,7 @@ async function scene(name, looks, run) {
 	}
 }
 const DESKTOP = { desktop: {} };
-const BOTH = { desktop: {}, phone: PHONE };
+const BOTH = { 'desktop, English': {}, 'phone, Japanese': { locale: 'ja', ...PHONE } };
 const box = (page) => page.locator('form .box textarea');
 const say = async (page, text) => {
 	await box(page).fill(text);
@@ -34,23 +35,43 @@ const say = async (page, text) => {
 const done = (page) => page.locator('form .go[type=submit]').waitFor();
 const named = (page, role, name) => page.getByRole(role, { name, exact: true });
 
-await scene('a first chat: mode, thought, reply, details', BOTH, async (page, server) => {
+await scene('a first chat: mode, thought, reply, details', BOTH, async (page, server, { t }) => {
 	await page.goto('/');
 	await page.locator('.start li button').first().click();
-	assert.match(await box(page).inputValue(), /rough day/);
-	await page.getByText('Thinking', { exact: true }).click();
+	assert.equal(await box(page).inputValue(), t.starters[0].text);
+	await page.getByText(t.thinking, { exact: true }).click();
 	await say(page, 'I had a rough day');
 	await page.waitForURL(/\/c\//);
-	await page.getByText('Thought first: your message speaks of a feeling').waitFor();
+	await page.getByText(t.because(t.answeredThinking, 'your message speaks of a feeling')).waitFor();
 	await page.locator('.prose strong', { hasText: 'piece by piece' }).waitFor();
-	await named(page, 'button', 'Details').click();
+	assert.equal(server.state.requests.filter((r) => r.path.endsWith('/reading')).length, 0, 'only who asks is told how it was read');
+	server.state.reads = true;
+	await named(page, 'button', t.details).click();
 	await page.getByText('90%').waitFor();
+	await page.getByText(`${t.reading.feels([t.feelings.sadness, t.feelings.nervousness], 2)}${t.reading.between}${t.reading.needs(t.needs.comfort)}`).waitFor();
 	const sent = server.state.requests.find((r) => r.path.endsWith('/messages'));
 	assert.equal(sent.body.mode, 'thinking');
 	assert.ok(sent.body.client_id);
 });
 
-await scene('a reply goes on after a lost connection, and after a reload', DESKTOP, async (page, server) => {
+await scene('marks are whole while they arrive; code has colours and is copied, tables and formulas stand', BOTH, async (page, server, { t }) => {
+	const id = chat(server.state, 'x', []);
+	await page.context().grantPermissions(['clipboard-read', 'clipboard-write'], { origin: server.url });
+	await page.goto(`/c/${id}`);
+	await say(page, 'MARKDOWN SLOW');
+	await page.locator('.prose table td').first().waitFor();
+	assert.doesNotMatch(await page.locator('.prose').textContent(), /\*\*|```|\| ---/, 'no half of a mark is seen');
+	server.state.release();
+	await page.locator('.prose .hljs-keyword').first().waitFor();
+	await page.locator('.prose div.maths math').waitFor();
+	await named(page, 'button', t.copyCode).click();
+	await page.waitForFunction(async () => (await navigator.clipboard.readText()).startsWith('/// Greets'));
+	assert.match(await page.evaluate(() => navigator.clipboard.readText()), /^\/\/\/ Greets[^]*\n}$/);
+	await named(page, 'button', t.copy).last().click();
+	await page.waitForFunction(async () => (await navigator.clipboard.readText()).startsWith('Here is a **small tour**'));
+});
+
+await scene('a reply goes on after a lost connection, and after a reload', BOTH, async (page, server) => {
 	const id = chat(server.state, 'x', []);
 	await page.goto(`/c/${id}`);
 	await say(page, 'CUT ECHO:one two three four five six seven eight nine ten');
@@ -100,42 +121,42 @@ await scene('answer now ends the thought', DESKTOP, async (page, server) => {
 	assert.ok(server.state.requests.some((r) => r.path.endsWith('/answer-now')));
 });
 
-await scene('what fails says so and loses nothing', BOTH, async (page, server) => {
+await scene('what fails says so and loses nothing', BOTH, async (page, server, { t }) => {
 	await page.goto('/');
 	await say(page, 'REFUSE this');
-	await page.getByText('Your plan’s messages for today are used up.').waitFor();
+	await page.getByText(t.errorWords('limited', 'Your plan’s messages for today are used up.')).waitFor();
 	assert.equal(await box(page).inputValue(), 'REFUSE this');
 	await say(page, 'FAIL please');
 	await page.getByText('The model ran out of memory. Try a shorter message.').waitFor();
 	assert.equal(server.state.requests.filter((r) => r.path === '/api/conversations' && r.method === 'POST').length, 1);
-	await named(page, 'button', 'Answer again').waitFor();
+	await named(page, 'button', t.regenerate).waitFor();
 });
 
-await scene('feedback is kept, and its words are true', BOTH, async (page, server) => {
+await scene('feedback is kept, and its words are true', BOTH, async (page, server, { t }) => {
 	const id = chat(server.state, 'x', [['hello', 'Good morning.']]);
 	await page.goto(`/c/${id}`);
-	await named(page, 'button', 'Bad reply').click();
-	await page.getByText('Kept, for your own assistant only.').waitFor();
-	assert.equal(await page.getByText('style changed').count(), 0);
+	await named(page, 'button', t.bad).click();
+	await page.getByText(t.keptForYou).waitFor();
+	assert.equal(await page.getByText(t.styleChanged).count(), 0);
 	server.state.receipt = { kept: true, kept_for: 'training', style_changed: true };
-	await named(page, 'button', 'Too long').click();
-	await page.getByText('Your assistant’s style changed because of it.').waitFor();
-	await named(page, 'button', 'Write it better').click();
+	await named(page, 'button', t.too_long).click();
+	await page.getByText(t.styleChanged).waitFor();
+	await named(page, 'button', t.improve).click();
 	await page.locator('.panel textarea').fill('Good morning to you.');
-	await named(page, 'button', 'Send').first().click();
+	await named(page, 'button', t.thanksComment).first().click();
 	await page.locator('.panel').waitFor({ state: 'detached' });
 	assert.deepEqual(server.state.feedback.map((f) => [f.kind, f.value]), [['thumb', -1], ['chip', 'too_long'], ['edit', 'Good morning to you.']]);
-	await named(page, 'button', 'Bad reply').click();
+	await named(page, 'button', t.bad).click();
 	assert.deepEqual(server.state.feedback.at(-1).value, 0);
 });
 
-await scene('a blind choice decides where the chat goes on', BOTH, async (page, server, label) => {
+await scene('a blind choice decides where the chat goes on', BOTH, async (page, server, { t, isPhone }) => {
 	const id = chat(server.state, 'x', []);
 	await page.goto(`/c/${id}`);
 	await say(page, 'CHOICE what first?');
-	await page.getByText('Two replies: which one is better?').waitFor();
+	await page.getByText(t.choiceTitle).waitFor();
 	assert.equal(await page.getByText('smollm2').count(), 0, 'the build is not named');
-	await named(page, 'button', label === 'phone' ? 'Second is better' : 'Right is better').click();
+	await named(page, 'button', isPhone ? t.choiceOtherPhone : t.choiceOther).click();
 	await page.getByText('2/2').waitFor();
 	assert.equal(server.state.feedback[0].value.verdict, 'other');
 });
@@ -171,7 +192,21 @@ await scene('share, read as a stranger, take back', DESKTOP, async (page, server
 	await stranger.context().close();
 });
 
-await scene('search, rename, pin, move, delete, import', BOTH, async (page, server, label) => {
+await scene('two chats of one title are both found, and opened', BOTH, async (page, server) => {
+	for (const id of ['first', 'second']) chat(server.state, 'Rye', [['why', 'Because.']], { id });
+	await page.goto('/');
+	await page.locator('form .box').waitFor();
+	await page.keyboard.press('Control+k');
+	await page.locator('dialog input').fill('rye');
+	const found = page.locator('dialog li button', { hasText: 'Rye' });
+	await found.nth(1).waitFor();
+	assert.equal(await found.count(), 2);
+	await found.nth(1).click();
+	await page.waitForURL(/\/c\/second$/);
+	await page.locator('.bubble', { hasText: 'why' }).waitFor();
+});
+
+await scene('search, rename, delete, import', BOTH, async (page, server, { t, isPhone }) => {
 	chat(server.state, 'Bread', [['why does bread rise', 'Yeast breathes out gas.']]);
 	await page.goto('/');
 	await page.locator('form .box').waitFor();
@@ -180,31 +215,50 @@ await scene('search, rename, pin, move, delete, import', BOTH, async (page, serv
 	await page.locator('dialog mark', { hasText: 'Yeast' }).click();
 	await page.waitForURL(/\/c\/.*m=/);
 	const menu = async () => {
-		if (label === 'phone') await named(page, 'button', 'Open the menu').click();
+		if (isPhone) await named(page, 'button', t.openMenu).click();
 		await page.locator('.chat').first().hover();
 		await page.locator('.chat [aria-haspopup]').first().click();
 	};
 	await menu();
-	await named(page, 'menuitem', 'Rename').click();
+	await named(page, 'menuitem', t.rename).click();
 	await page.locator('dialog input').fill('Good bread');
-	await named(page, 'button', 'Save').click();
+	await named(page, 'button', t.save).click();
 	await page.locator('dialog[open]').waitFor({ state: 'detached' }).catch(() => {});
 	assert.equal([...server.state.chats.values()][0].conversation.title, 'Good bread');
 	await page.locator('input[type=file]').setInputFiles({ name: 'c.json', mimeType: 'application/json', buffer: Buffer.from('[]') });
-	await page.getByText('3 chats imported (ChatGPT).').waitFor();
-	await page.getByText('Broken one: it has no messages').waitFor();
+	await page.getByText(t.imported(3, 'ChatGPT')).waitFor();
+	await page.getByText(`Broken one: ${t.importReasons['there is no text in it']}`).waitFor();
 	await page.keyboard.press('Escape');
 	await page.locator('.chat').first().hover();
 	await page.locator('.chat [aria-haspopup]').first().click();
-	await named(page, 'menuitem', 'Delete').click();
+	await named(page, 'menuitem', t.remove).click();
 	await page.locator('dialog .danger').click();
 	await page.waitForFunction(() => document.querySelectorAll('.chat').length === 0);
 	assert.equal(server.state.chats.size, 0);
 });
 
+await scene('what is set and typed while the style is on its way to be kept stays', DESKTOP, async (page, server) => {
+	await page.goto('/style');
+	await page.locator('#warmth').waitFor();
+	server.state.late_ms = 400;
+	await page.locator('#warmth').focus();
+	await page.keyboard.press('ArrowRight');
+	await page.waitForFunction(() => document.querySelector('output[for=warmth]')?.textContent === 'Much more warm');
+	await page.locator('#instructions').fill('Explain as to a colleague.');
+	await page.locator('#length').focus();
+	await page.keyboard.press('ArrowLeft');
+	await page.getByText('Saved.').first().waitFor();
+	assert.equal(await page.locator('#instructions').inputValue(), 'Explain as to a colleague.');
+	assert.equal(await page.locator('#length').inputValue(), '-2');
+	await named(page, 'button', 'Save').click();
+	await page.locator('form.card .primary:disabled').waitFor();
+	await page.waitForFunction(() => fetch('/api/style').then((r) => r.json()).then((kept) => kept.instructions !== ''));
+	assert.deepEqual([server.state.style.sliders.warmth, server.state.style.sliders.length, server.state.style.instructions], [2, -2, 'Explain as to a colleague.']);
+});
+
 await scene('persona, sliders, instructions, undo, reset', DESKTOP, async (page, server) => {
 	await page.goto('/style');
-	await page.getByText('because you marked two as too long').waitFor();
+	await page.getByText('You set length; the assistant is told: “Keep answers short.”').waitFor();
 	await page.getByRole('radio', { name: /Spark/ }).click();
 	await page.getByText('Saved.').first().waitFor();
 	await page.locator('#warmth').focus();
@@ -261,21 +315,21 @@ await scene('account: a key is shown once, consent, Japanese, sign out', DESKTOP
 	}));
 });
 
-await scene('sign in: wrong, then right, back to where one was going', BOTH, async (page, server) => {
+await scene('sign in: wrong, then right, back to where one was going', BOTH, async (page, server, { t }) => {
 	server.state.signedIn = false;
 	await page.goto('/memory');
 	await page.waitForURL(/sign-in/);
-	await page.getByLabel('Name').fill('Robin');
-	await page.getByLabel('Password').fill('wrong');
+	await page.getByLabel(t.name, { exact: true }).fill('Robin');
+	await page.getByLabel(t.password, { exact: true }).fill('wrong');
 	await page.locator('form .primary').click();
-	await page.getByText('The name or the password is wrong.').waitFor();
-	await page.getByLabel('Password').fill('right and long');
+	await page.getByText(t.errorWords('invalid', 'The name or the password is wrong.')).waitFor();
+	await page.getByLabel(t.password, { exact: true }).fill('right and long');
 	await page.locator('form .primary').click();
 	await page.waitForURL(/\/memory$/);
-	assert.equal(await named(page, 'link', 'Sign in with House ID').count(), 0);
+	assert.equal(await named(page, 'link', t.signInWith('House ID')).count(), 0);
 });
 
-await scene('the setup link signs its opener in, and leaves the address', DESKTOP, async (page, server) => {
+await scene('the setup link signs its opener in, and leaves the address', BOTH, async (page, server) => {
 	server.state.signedIn = false;
 	server.state.instance.set_up = false;
 	await page.goto('/setup#secret-token');
@@ -292,9 +346,68 @@ await scene('what the server does not offer is not shown', DESKTOP, async (page,
 	assert.equal(await page.getByText('API keys').count() + (await page.getByText('Shared chats').count()) + (await page.locator('#training').count()) + (await page.locator('.folders').count()), 0);
 });
 
-await scene('the app and the last chats open without a network', DESKTOP, async (_page, server) => {
+await scene('a model that is fetched shows how far it is, and can be fetched again', BOTH, async (page, server, { t }) => {
+	server.state.model = { state: 'pulling', name: 'SmolLM2-135M-Instruct', bytes: 41e6, total_bytes: 98e6 };
+	await page.goto('/');
+	await page.getByText(t.ofBytes('41 MB', '98 MB')).waitFor();
+	await box(page).fill('Good morning');
+	assert.ok(await page.locator('form .go').isDisabled());
+	server.state.model = { state: 'failed', name: 'SmolLM2-135M-Instruct', error: 'The disk is full: free 60 MB.' };
+	await page.getByText('The disk is full: free 60 MB.').waitFor();
+	await named(page, 'button', t.modelRetry).click();
+	await page.getByText(t.modelPulling).waitFor();
+	server.state.model = { state: 'ready', name: 'SmolLM2-135M-Instruct', context_tokens: 8192 };
+	await page.locator('progress').waitFor({ state: 'detached' });
+	await page.locator('form .go').click();
+	await page.waitForURL(/\/c\//);
+	await page.locator('.prose strong').waitFor();
+});
+
+await scene('a private chat has a persona, and its thought can be ended', BOTH, async (page, server, { t }) => {
+	await page.goto('/private');
+	await page.locator('select.persona').selectOption('spark');
+	await say(page, 'THINK SLOW ECHO:just between us');
+	await named(page, 'button', t.answerNow).click();
+	await page.getByText(t.answeredThinking).waitFor();
+	const asked = server.state.requests.find((r) => r.path === '/api/private/replies');
+	assert.equal(asked.body.persona, 'spark');
+	assert.ok(server.state.requests.some((r) => r.path === `/api/private/replies/${asked.body.id}/answer-now`));
+});
+
+await scene('another service signs in, and how it failed is told', BOTH, async (page, server, { t }) => {
+	server.state.signedIn = false;
+	await page.goto('/sign-in?to=/memory&oidc_error=taken');
+	await page.getByText(t.oidcErrors.taken).waitFor();
+	assert.equal(await named(page, 'link', t.signInWith('House ID')).getAttribute('href'), '/api/auth/oidc/start?to=%2Fmemory');
+	await page.goto('/sign-in?oidc_error=%3Cimg%20src=x%3E');
+	await page.getByText(t.unknownError).waitFor();
+	server.state.signedIn = true;
+	await page.goto('/account');
+	assert.equal(await named(page, 'link', t.connect('House ID')).getAttribute('href'), '/api/auth/oidc/start?link=1&to=/account');
+});
+
+await scene('every label of administration is Japanese', { japanese: { locale: 'ja' } }, async (page) => {
+	for (const tab of ['live', 'users', 'keys', 'plans', 'models', 'feedback', 'settings']) {
+		await page.goto(`/admin/${tab}`);
+		await page.locator('.card').first().waitFor();
+		const english = await page.evaluate(() => {
+			const found = [];
+			const walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+			while (walk.nextNode()) {
+				const { parentElement, textContent } = walk.currentNode;
+				// Names that people and programs gave, builds, and words that are the same in Japanese.
+				const text = textContent.replace(/SmolLM2-135M-Instruct|Rapport|Robin|Kim|Notebook|Steady|Spark|Plus|plus|Free|free|API|\b[MGk]B\b|\bm\b/g, '');
+				if (!parentElement.closest('code, style, script') && /[a-z]{2,}/i.test(text)) found.push(textContent.trim());
+			}
+			return found;
+		});
+		assert.deepEqual(english, [], tab);
+	}
+});
+
+await scene('the app and the last chats open without a network', BOTH, async (_page, server, { t, isPhone }) => {
 	const id = chat(server.state, 'Kept', [['hello', 'A kept reply.']]);
-	const page = await open(browser, null, { baseURL: server.url, serviceWorkers: 'allow' });
+	const page = await open(browser, null, { baseURL: server.url, serviceWorkers: 'allow', ...(isPhone ? { locale: 'ja', ...PHONE } : {}) });
 	await page.goto(`/c/${id}`);
 	await page.getByText('A kept reply.').waitFor();
 	await page.evaluate(async () => (await navigator.serviceWorker.ready).active?.state);
@@ -302,19 +415,19 @@ await scene('the app and the last chats open without a network', DESKTOP, async 
 	await server.close();
 	await page.reload();
 	await page.getByText('A kept reply.').waitFor();
-	await page.getByText('You are offline.').first().waitFor();
+	await page.getByText(t.offline).first().waitFor();
 	assert.equal(await page.locator('textarea').count(), 0);
 	await page.context().close();
 	server.close = async () => {};
 });
 
-await scene('2,000 messages: few are built, and both ends can be read', DESKTOP, async (page, server) => {
+await scene('2,000 messages: few are built, and both ends can be read', BOTH, async (page, server, { t }) => {
 	const id = chat(server.state, 'Long', Array.from({ length: 1000 }, (_, i) => [`question ${i}`, `answer ${i}\n\n${'word '.repeat((i * 37) % 120)}`]));
 	await page.goto(`/c/${id}`);
 	await page.getByText('answer 999').waitFor();
 	assert.ok((await page.locator('[data-id]').count()) < 60);
 	await page.locator('#conversation').evaluate((b) => (b.scrollTop = 0));
 	await page.getByText('question 0', { exact: true }).waitFor();
-	await named(page, 'button', 'To the newest message').click();
+	await named(page, 'button', t.toEnd).click();
 	await page.getByText('answer 999').waitFor();
 });

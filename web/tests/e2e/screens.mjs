@@ -1,10 +1,10 @@
 // Pictures of every screen (light, dark, phone, Japanese) into `shots/`, for people to look at.
-//   npm run screens [-- NAME-PART]
+//   npm run screens [-- PATTERN]      a pattern of names, such as `^phone-(start|chat)`
 import { mkdirSync } from 'node:fs';
 import { chat, MARKDOWN, start } from '../fake-server.mjs';
 import { launch, open, PHONE } from './browser.mjs';
 
-const only = process.argv[2] ?? '';
+const only = new RegExp(process.argv[2] ?? '');
 const out = new URL('../../shots/', import.meta.url).pathname;
 mkdirSync(out, { recursive: true });
 const browser = await launch();
@@ -27,7 +27,8 @@ const screens = {
 		await p.locator('#conversation').evaluate((b) => (b.scrollTop = 0));
 		await p.waitForTimeout(300);
 	},
-	details: async (p) => {
+	details: async (p, _phone, state) => {
+		state.reads = true;
 		await p.goto('/c/tour');
 		await p.locator('[aria-expanded="false"].icon-button.small:not([aria-haspopup])').last().click();
 	},
@@ -46,7 +47,8 @@ const screens = {
 		await p.goto('/c/tour');
 		await p.locator('textarea').fill('What should I read first? CHOICE');
 		await p.locator('form .go').click();
-		await p.waitForTimeout(1200);
+		await p.locator('.verdicts button:enabled').first().waitFor();
+		await p.waitForTimeout(300);
 	},
 	private: async (p) => {
 		await p.goto('/private');
@@ -79,7 +81,28 @@ const screens = {
 	},
 	setup: async (p, _phone, state) => {
 		state.signedIn = false;
+		state.model = { state: 'pulling', name: 'SmolLM2-135M-Instruct', bytes: 41e6, total_bytes: 98e6 };
 		await p.goto('/setup#abc');
+	},
+	private_new: async (p) => p.goto('/private'),
+	import: async (p, phone) => {
+		await p.goto('/');
+		if (phone) await p.locator('.menu').click();
+		await p.locator('.person [aria-haspopup="menu"]').click();
+		await p.locator('[role=menuitem]').nth(2).click();
+	},
+	rtl: async (p, _phone, state) => {
+		chat(state, 'صباح الخير', [['صباح الخير! كيف أعتذر لصديق قديم بعد سنتين من الصمت؟', 'قل ذلك **ببساطة** ومن دون أعذار:\n\n1. أنك صمتّ طويلًا\n2. أن ذلك لم يكن عدلًا\n3. أنك اشتقت إليه\n\nثم امنحه وقتًا. `cargo test`']], { id: 'rtl' });
+		await p.goto('/c/rtl');
+	},
+	empty: async (p, _phone, state) => {
+		state.chats.clear();
+		state.memory = [];
+		await p.goto('/memory');
+	},
+	failed: async (p, _phone, state) => {
+		state.model = { state: 'failed', name: 'SmolLM2-135M-Instruct', error: 'The disk is full: free 60 MB, then fetch it again.' };
+		await p.goto('/');
 	},
 	pulling: async (p, _phone, state) => {
 		state.model = { state: 'pulling', name: 'SmolLM2-135M-Instruct', bytes: 41e6, total_bytes: 98e6 };
@@ -87,16 +110,18 @@ const screens = {
 	},
 };
 
-for (const look of [{ name: 'light' }, { name: 'dark', theme: 'dark' }, { name: 'phone', ...PHONE }, { name: 'phone-dark', theme: 'dark', ...PHONE }, { name: 'ja', locale: 'ja' }, { name: 'ja-phone', locale: 'ja', ...PHONE }]) {
+for (const look of [{ name: 'light' }, { name: 'dark', theme: 'dark' }, { name: 'phone', ...PHONE }, { name: 'phone-dark', theme: 'dark', ...PHONE }, { name: 'ja', locale: 'ja' }, { name: 'ja-phone', locale: 'ja', ...PHONE }, { name: 'narrow', ...PHONE, viewport: { width: 320, height: 568 } }]) {
 	for (const [name, go] of Object.entries(screens)) {
-		if (!`${look.name}-${name}.`.includes(only)) continue;
+		if (!only.test(`${look.name}-${name}`)) continue;
 		const server = await start();
 		fill(server.state);
 		server.state.shared.set('tour', { title: 'A small tour', shared_ms: Date.now(), messages: server.state.chats.get('tour').messages });
 		const page = await open(browser, null, { ...look, baseURL: server.url });
 		try {
 			await go(page, Boolean(look.isMobile), server.state);
-			await page.waitForTimeout(700);
+			await page.locator('main :is(h1, h2)').first().waitFor({ state: 'attached' });
+		await page.waitForFunction(() => document.fonts.status === 'loaded' && !document.querySelector('main[aria-busy="true"], main p[role="status"]'), null, { timeout: 8000 }).catch(() => {});
+		await page.waitForTimeout(900);
 		} catch (error) {
 			console.log(`${look.name}-${name}: ${String(error).split('\n')[0]}`);
 		}

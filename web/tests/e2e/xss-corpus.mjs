@@ -24,6 +24,12 @@ const maths = [
 	`$\\href{javascript:${js}}{x}$`, `$\\url{javascript:${js}}$`, `$\\includegraphics{https://evil.example/m.png}$`, `$\\htmlClass{x" onclick="${js}}{y}$`, `$\\htmlStyle{background:url(https://evil.example)}{y}$`, `$\\htmlData{x=y}{z}$`, `$\\htmlId{app}{z}$`, `$<img src=x onerror=${js}>$`, `$$\\text{<script>${js}</script>}$$`, `$\\text{</math><img src=x onerror=${js}>}$`, `\\[\\unicode{<img src=x onerror=${js}>}\\]`, `\\(\\require{x}<svg onload=${js}>\\)`, `$\\def\\a{\\a\\a}\\a$`, `$${'{'.repeat(2000)}x$`, `$\\rule{99999em}{99999em}$`, `$\\color{red" onmouseover="${js}}{x}$`,
 ];
 
-export const MARKDOWN = [...html, ...svg, ...links, ...fences, ...maths];
+// Names of files, as links, pictures, code and lists carry them.
+const names = [
+	`[<img src=x onerror=${js}>.png](https://x.example/a.png)`, `[a.svg" onmouseover="${js}](https://x.example/a.svg)`, `[report.pdf](javascript:${js}//report.pdf)`, `[notes.html](data:text/html;name=notes.html,<script>${js}</script>)`, `![scan.svg](data:image/svg+xml;utf8,<svg onload=${js}>)`, `![photo.jpg" onload="${js}](https://evil.example/photo.jpg)`, `[../../../../etc/passwd](file:///etc/passwd)`, `[\\\\evil.example\\share\\x.lnk](\\\\evil.example\\share\\x.lnk)`, `[exe\u202efdp.txt](javascript:${js})`,
+	`\`\`\`js title="<img src=x onerror=${js}>.js"\nx\n\`\`\``, `\`\`\`<svg/onload=${js}>.py\nx\n\`\`\``, `**<iframe src=javascript:${js}>.zip**`, `- \`<script>${js}</script>.tar.gz\``, `| file | size |\n| --- | --- |\n| <img src=x onerror=${js}>.csv | =HYPERLINK("https://evil.example") |`, `<a download="x.html" href="javascript:${js}">x.html</a>`, `<input type=file value="<img src=x onerror=${js}>">`,
+];
+
+export const MARKDOWN = [...html, ...svg, ...links, ...fences, ...maths, ...names];
 /** For places that show plain words: titles, names, snippets, errors. */
-export const WORDS = [`<img src=x onerror=${js}>`, `"><svg onload=${js}>`, `</title><script>${js}</script>`, `javascript:${js}`, `![x](https://evil.example/w.png)`, `' autofocus onfocus=${js} x='`, `{@html '<script>${js}</script>'}`];
+export const WORDS = [`<img src=x onerror=${js}>`, `"><svg onload=${js}>`, `</title><script>${js}</script>`, `javascript:${js}`, `![x](https://evil.example/w.png)`, `' autofocus onfocus=${js} x='`, `{@html '<script>${js}</script>'}`, `<iframe srcdoc="<script>parent.${js}</script>">.json`, `\u202e<script>${js}</script>`, `data:text/html,<script>${js}</script>`, `{{constructor.constructor('${js}')()}}`, `<style>*{background:url(https://evil.example/w)}</style>`];

@@ -4,6 +4,7 @@
 
 mod batch;
 mod compare;
+mod load;
 mod long;
 mod options;
 mod prefix;
@@ -31,6 +32,7 @@ pub(crate) fn run(
         BenchKind::Batch(options) => batch::run(options, paths, out),
         BenchKind::Prefix(options) => prefix::run(options, paths, out),
         BenchKind::Long(options) => long::run(options, paths, out),
+        BenchKind::Load(options) => load::run(options, out),
         BenchKind::Compare(options) => compare::run(options, paths, out),
     }
 }
@@ -45,11 +47,11 @@ struct Subject {
 
 impl Subject {
     fn load(options: &CommonOptions, paths: &Paths) -> anyhow::Result<Self> {
-        let path = pull::resolve(&options.model, paths)?;
+        let files = pull::find(&options.model, paths)?;
         let compute = options.compute.compute();
-        let model = Transformer::load(&Gguf::open(&path)?, &compute)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let adapter = options.adapter.open()?;
+        let model = Transformer::load(&Gguf::open(&files.gguf)?, &compute)?;
+        let name = files.gguf.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let adapter = options.adapter.open(&files)?;
         let adapter = adapter.map(|file| model.pack_adapter(&compute, &file)).transpose()?;
         Ok(Self { name, compute, model, adapter: adapter.map(Arc::new) })
     }

@@ -1,6 +1,6 @@
 //! What `rapport bench` takes.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 
 use clap::{Args, Subcommand, ValueEnum};
 use rapport_cli::pull::DEFAULT_MODEL;
@@ -25,6 +25,8 @@ pub(super) enum BenchKind {
     Prefix(PrefixOptions),
     /// One reply being written, by how much stands before it
     Long(LongOptions),
+    /// Many conversations at once with a server, over HTTP
+    Load(LoadOptions),
     /// This engine and another in turn, with ratios pair by pair
     Compare(CompareOptions),
 }
@@ -77,6 +79,34 @@ pub(super) struct LongOptions {
     /// Tokens that stand before, with commas between; those beyond the model's context are left out
     #[arg(long, value_delimiter = ',', default_value = "500,1000,2000,4000,8000")]
     pub(super) contexts: Vec<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LoadOptions {
+    /// The address of a server that speaks OpenAI's protocol
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    pub(super) url: String,
+    /// The model as the server calls it [default: the first it has]
+    #[arg(long, value_name = "NAME")]
+    pub(super) server_model: Option<String>,
+    /// The variable of the environment that the server's key is in
+    #[arg(long, value_name = "VARIABLE")]
+    pub(super) key_env: Option<String>,
+    /// Conversations at once
+    #[arg(long, default_value = "64")]
+    pub(super) streams: NonZeroUsize,
+    /// For how long new questions are asked
+    #[arg(long, default_value = "300")]
+    pub(super) seconds: NonZeroU64,
+    /// The longest reply
+    #[arg(long, default_value = "64")]
+    pub(super) max_tokens: NonZeroU32,
+    /// Replies that are asked for again alone, afterwards
+    #[arg(long, default_value = "64")]
+    pub(super) checks: usize,
+    /// The server's process, whose memory is watched
+    #[arg(long)]
+    pub(super) pid: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -91,6 +91,15 @@ pub(super) fn run(
     writeln!(out, "memory reads     {:.1} GB/s measured", bandwidth / 1e9)?;
     let percent = 100.0 * median / ceiling;
     writeln!(out, "memory ceiling   {ceiling:.0} tokens a second, {percent:.0} % of it reached")?;
+    let load = subject.adapter.as_ref().and_then(|adapter| adapter.expert_load());
+    let imbalance = load.or_else(|| subject.model.expert_load()).map(|load| load.imbalance());
+    let imbalance = imbalance.map(|layers| {
+        let mean = layers.iter().sum::<f64>() / layers.len() as f64;
+        (mean, layers.into_iter().fold(0.0, f64::max))
+    });
+    if let Some((mean, worst)) = imbalance {
+        writeln!(out, "expert load      busiest over mean {mean:.2}, worst layer {worst:.2}")?;
+    }
     let line = json!({
         "bench": kind.as_str(),
         "model": subject.name,
@@ -101,6 +110,9 @@ pub(super) fn run(
         "without_adapter": alone.map(rounded),
         "bytes_per_token": bytes_per_token.round(),
         "read_bytes_per_second": bandwidth.round(),
+        "expert_load": imbalance.map(|(mean, worst)| {
+            json!({ "busiest_over_mean": rounded_share(mean), "worst_layer": rounded_share(worst) })
+        }),
         "bandwidth_share": rounded_share(median / ceiling),
     });
     writeln!(out, "{line}")?;

@@ -37,6 +37,7 @@ pub(super) enum Command {
     },
     Load(PathBuf),
     Model(Option<String>),
+    Adapter(Option<String>),
     Stats,
     Quit,
 }
@@ -89,7 +90,7 @@ const fn row(name: &'static str, arguments: &'static str, does: &'static str) ->
 }
 
 /// Every command, in the order `/help` shows them.
-pub(super) const COMMANDS: [CommandHelp; 16] = [
+pub(super) const COMMANDS: [CommandHelp; 17] = [
     row("help", "", "this table"),
     row("mode", "fast|thinking|auto", "answer at once, think first, or let Rapport choose"),
     row("budget", "none|low|medium|high|N", "how much a reply may think"),
@@ -103,6 +104,7 @@ pub(super) const COMMANDS: [CommandHelp; 16] = [
     row("save", "FILE", "write the conversation as JSON lines; /save! replaces a file"),
     row("load", "FILE", "go on with a saved conversation"),
     row("model", "[NAME]", "answer with another model; alone, list them"),
+    row("adapter", "[NAME|none]", "answer with another adapter; alone, list them"),
     row("stats", "", "what the last reply and the session took"),
     row("quit", "", "leave"),
     row("exit", "", "the same as /quit"),
@@ -191,6 +193,7 @@ fn parse_command(name: &str, argument: &str) -> Result<Command, CommandError> {
         "save" => Command::Save { path: optional.ok_or(missing)?.into(), if_exists },
         "load" => Command::Load(optional.ok_or(missing)?.into()),
         "model" => Command::Model(optional.map(str::to_owned)),
+        "adapter" => Command::Adapter(optional.map(str::to_owned)),
         "stats" => Command::Stats,
         "quit" | "exit" => Command::Quit,
         _ => return Err(unknown()),
@@ -334,6 +337,7 @@ mod tests {
         let setting = Some((SettingKey::TopP, "0.5".to_owned()));
         assert_eq!(command("/set top_p 0.5"), Command::Set(setting.clone()));
         assert_eq!(command("/set top_p=0.5"), Command::Set(setting));
+        assert_eq!(command("/adapter warm"), Command::Adapter(Some("warm".to_owned())));
         assert_eq!(command("/edit Why?"), Command::Edit(Some("Why?".to_owned())));
         let path = PathBuf::from("my chat.jsonl");
         assert_eq!(command("/load my chat.jsonl "), Command::Load(path.clone()));

@@ -33,7 +33,8 @@ use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use rapport_types::{
-    Control, Event, EventSink, FinishReason, Generate, GenerateError, Outcome, OutputFormat, Reader,
+    AdapterChoice, Control, Event, EventSink, FinishReason, Generate, GenerateError, Outcome,
+    OutputFormat, Reader,
 };
 
 use command::{Command, Input, SystemChange};
@@ -367,6 +368,7 @@ impl Chat<'_> {
             Command::Load(path) => return self.load(&path),
             Command::Model(Some(name)) => return self.switch_model(&name),
             Command::Model(None) => self.list_models()?,
+            Command::Adapter(name) => return self.adapter(name),
             Command::Quit => return Err(Leave::With(ExitStatus::Success)),
         }
         Ok(())
@@ -458,6 +460,7 @@ impl Chat<'_> {
             return self.failed(&error, ExitStatus::Failure);
         }
         self.session.see_all_again();
+        self.session.settings.adapter = AdapterChoice::Default;
         let model = self.backend.generate().model();
         let text = format!("{}, {} tokens of context", model.name, model.context_tokens);
         Ok(self.screen.note(&text)?)
@@ -473,6 +476,40 @@ impl Chat<'_> {
             format!("there is also {}", others.join(", "))
         };
         self.screen.note(&format!("model: {now}; {others}"))
+    }
+
+    /// Answers with another adapter from now on, and says what there is.
+    fn adapter(&mut self, name: Option<String>) -> Result<(), Leave> {
+        let generate = self.backend.generate();
+        let adapters = generate.adapters();
+        let known: Vec<String> = adapters.iter().map(|adapter| adapter.name.clone()).collect();
+        match name {
+            None => {}
+            Some(name) if name == "none" => self.session.settings.adapter = AdapterChoice::None,
+            Some(name) if known.contains(&name) => {
+                self.session.settings.adapter = AdapterChoice::Named(name);
+            }
+            Some(name) => {
+                let error = GenerateError::UnknownAdapter { name, known };
+                return self.failed(&error, ExitStatus::Usage);
+            }
+        }
+        let usual = generate.model().build.adapter;
+        let now = match &self.session.settings.adapter {
+            AdapterChoice::Default => {
+                let usual = adapters.iter().find(|adapter| adapter.build.adapter == usual);
+                usual.map_or("none", |adapter| &adapter.name)
+            }
+            AdapterChoice::None => "none",
+            AdapterChoice::Named(name) => name,
+        };
+        let others: Vec<&str> =
+            known.iter().map(String::as_str).chain(["none"]).filter(|name| *name != now).collect();
+        let others = match others.join(", ") {
+            others if others.is_empty() => "there is no other".to_owned(),
+            others => format!("there is also {others}"),
+        };
+        Ok(self.screen.note(&format!("adapter: {now}; {others}"))?)
     }
 
     /// Asks for a reply and shows it as it comes.

@@ -205,6 +205,7 @@ impl Session {
             format: self.settings.format.clone(),
             tools: Tools::default(),
             prompt_form: PromptForm::default(),
+            adapter: self.settings.adapter.clone(),
             caller: Caller::default(),
         }
     }

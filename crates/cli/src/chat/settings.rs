@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use rapport_types::{Mode, OutputFormat, Sampling, SamplingDraft, ThinkingBudget};
+use rapport_types::{AdapterChoice, Mode, OutputFormat, Sampling, SamplingDraft, ThinkingBudget};
 
 /// How replies are asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Settings {
     pub stop: Vec<String>,
     /// What every answer must look like.
     pub format: OutputFormat,
+    /// With what is added to the model.
+    pub adapter: AdapterChoice,
 }
 
 impl Settings {
@@ -33,6 +35,7 @@ impl Settings {
             max_tokens: Self::DEFAULT_MAX_TOKENS,
             stop: Vec::new(),
             format: OutputFormat::Text,
+            adapter: AdapterChoice::Default,
         }
     }
 

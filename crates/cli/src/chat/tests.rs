@@ -335,6 +335,22 @@ fn models_are_switched() {
 }
 
 #[test]
+fn adapters_are_chosen_by_name() {
+    let engine = ScriptedEngine::answering(|_| Script::answer("ok")).with_adapters(&["warm"]);
+    let mut scene = Scene::with_models([engine]);
+    let played = scene.play(&["/adapter", "/adapter warm", "hi", "/adapter cold", "/adapter none"]);
+    for said in [
+        "· adapter: none; there is also warm",
+        "· adapter: warm; there is also none",
+        "error: there is no adapter `cold` here: use warm, or none",
+    ] {
+        played.assert_says(said);
+    }
+    let asked = scene.models.engines[0].requests();
+    assert_eq!(asked[0].adapter, AdapterChoice::Named("warm".to_owned()));
+}
+
+#[test]
 fn settings_reach_the_engine() {
     let mut scene = Scene::new([Script::answer("a b c"), Script::answer("a b c")]);
     let commands =

@@ -12,12 +12,28 @@ use super::error::CatalogError;
 const BUILT_IN: &str = include_str!("../../../../models/catalog.toml");
 
 /// The model that is used when none is named.
-pub const DEFAULT_MODEL: &str = "smollm2-135m";
+pub const DEFAULT_MODEL: &str = "rapport-135m";
 
 /// Models by name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Catalog {
     pub entries: Vec<Entry>,
+    pub adapted: Vec<Adapted>,
+}
+
+/// A model that is another one of the catalogue with an adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adapted {
+    pub name: String,
+    pub description: String,
+    pub licence: String,
+    /// The name of an entry.
+    pub base: String,
+    /// A folder as training writes it, below one of [`Paths::adapters`].
+    ///
+    /// [`Paths::adapters`]: super::Paths::adapters
+    pub adapter: String,
 }
 
 /// A model of the catalogue.
@@ -66,6 +82,8 @@ pub struct PythonMember {
 struct CatalogDraft {
     #[serde(default, rename = "model")]
     models: Vec<EntryDraft>,
+    #[serde(default)]
+    adapted: Vec<Adapted>,
 }
 
 #[derive(Deserialize)]
@@ -124,18 +142,23 @@ impl Catalog {
         let built_in = Self::parse(BUILT_IN, "that comes with Rapport")?;
         let user = match std::fs::read_to_string(user_catalog) {
             Ok(text) => Self::parse(&text, &user_catalog.display().to_string())?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self { entries: Vec::new() },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::default(),
             Err(reason) => {
                 return Err(CatalogError::Unreadable { path: user_catalog.to_owned(), reason });
             }
         };
-        let mut entries = user.entries;
+        let mut all = user;
         for entry in built_in.entries {
-            if !entries.iter().any(|own| own.name == entry.name) {
-                entries.push(entry);
+            if !all.has(&entry.name) {
+                all.entries.push(entry);
             }
         }
-        Ok(Self { entries })
+        for adapted in built_in.adapted {
+            if !all.has(&adapted.name) {
+                all.adapted.push(adapted);
+            }
+        }
+        Ok(all)
     }
 
     /// # Errors
@@ -157,13 +180,39 @@ impl Catalog {
             }
             entries.push(entry);
         }
-        Ok(Self { entries })
+        let mut catalog = Self { entries, adapted: Vec::new() };
+        for adapted in draft.adapted {
+            let name = adapted.name.clone();
+            if !is_plain_name(&name) {
+                return Err(Problem::new("name", &name, A_NAME).of(origin, &name));
+            }
+            if !is_plain_name(&adapted.adapter) {
+                return Err(Problem::new("adapter", &adapted.adapter, A_NAME).of(origin, &name));
+            }
+            if catalog.has(&name) {
+                return Err(
+                    Problem::new("name", &name, "another one than before").of(origin, &name)
+                );
+            }
+            catalog.adapted.push(adapted);
+        }
+        Ok(catalog)
     }
 
     pub fn get(&self, name: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.name == name)
     }
+
+    pub fn adapted(&self, name: &str) -> Option<&Adapted> {
+        self.adapted.iter().find(|adapted| adapted.name == name)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.get(name).is_some() || self.adapted(name).is_some()
+    }
 }
+
+const A_NAME: &str = "letters, digits, `.`, `-` and `_`, beginning with a letter or digit";
 
 struct Problem {
     key: &'static str,
@@ -192,9 +241,8 @@ impl EntryDraft {
         let check = |valid: bool, key, found: &str, expected| {
             if valid { Ok(()) } else { Err(Problem::new(key, found, expected)) }
         };
-        let a_name = "letters, digits, `.`, `-` and `_`, beginning with a letter or digit";
-        check(is_plain_name(&self.name), "name", &self.name, a_name)?;
-        check(is_plain_name(&self.file), "file", &self.file, a_name)?;
+        check(is_plain_name(&self.name), "name", &self.name, A_NAME)?;
+        check(is_plain_name(&self.file), "file", &self.file, A_NAME)?;
         check(self.size_bytes > 0, "size_bytes", &self.size_bytes.to_string(), "above 0")?;
         check(!self.sources.is_empty(), "sources", "[]", "at least one")?;
         let sha256 = self
@@ -318,9 +366,11 @@ mod tests {
     #[test]
     fn the_built_in_catalogue_is_valid_and_has_the_default() {
         let catalog = Catalog::load(Path::new("/no/such/catalog.toml")).unwrap();
-        let default = catalog.get(DEFAULT_MODEL).unwrap();
-        assert_eq!(default.size_bytes, 98_362_432);
+        let default = catalog.adapted(DEFAULT_MODEL).unwrap();
         assert_eq!(default.licence, "Apache-2.0");
+        let base = catalog.get(&default.base).unwrap();
+        assert_eq!(base.size_bytes, 98_362_432);
+        assert_eq!(base.licence, "Apache-2.0");
     }
 
     #[test]

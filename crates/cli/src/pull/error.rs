@@ -18,6 +18,12 @@ pub enum PullError {
     InvalidReference { reference: String, problem: &'static str },
     #[error("the model `{name}` is not on this machine yet: run `rapport pull {name}`")]
     NotPulled { name: String },
+    #[error(
+        "the adapter of `{name}` is not on this machine; looked for {}. It comes with Rapport's \
+         sources in `models`: set RAPPORT_MODELS to that folder, or use `--model {base}`",
+        paths(looked)
+    )]
+    NoAdapter { name: String, base: String, looked: Vec<PathBuf> },
     #[error("there is no file {}", path.display())]
     NoSuchFile { path: PathBuf },
     #[error("{} is not a GGUF file: it does not begin with `GGUF`", path.display())]
@@ -114,6 +120,10 @@ fn suggestion(nearest: Option<&str>) -> String {
 
 fn action(path: &std::path::Path, doing: &str) -> String {
     format!("{doing} {}", path.display())
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn list(failures: &[PullError]) -> String {

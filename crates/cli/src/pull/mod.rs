@@ -18,15 +18,16 @@ mod store;
 
 use std::fmt;
 use std::path::{Path, PathBuf, absolute};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use store::{Expected, LockedFolder, Origin, check_file};
 
-pub use catalog::{Catalog, DEFAULT_MODEL, Entry, HubFile, PythonMember, Source};
+pub use catalog::{Adapted, Catalog, DEFAULT_MODEL, Entry, HubFile, PythonMember, Source};
 pub use checksum::{InvalidSha256, Sha256};
 pub use error::{CatalogError, PullError};
 pub use paths::{HubSettings, HubToken, Paths};
-pub use progress::{ProgressStyleChoice, size};
+pub use progress::{ProgressStyleChoice, PullProgress, size};
 pub(crate) use store::{Condition, Record};
 
 use progress::Progress;
@@ -52,6 +53,8 @@ pub struct PullOptions<'o> {
     /// The Python interpreter for sources that need one.
     pub python: &'o str,
     pub progress: ProgressStyleChoice,
+    /// Where it is counted too, for another thread to look at.
+    pub watched: Option<&'o Arc<PullProgress>>,
     /// Set from elsewhere to stop the pull within a moment.
     pub cancelled: &'o AtomicBool,
 }
@@ -65,6 +68,14 @@ pub struct PulledModel {
     pub sha256: String,
     /// Whether it was here before.
     pub was_here: bool,
+}
+
+/// The files of a model that is on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelFiles {
+    pub gguf: PathBuf,
+    /// What the catalogue adds to it.
+    pub adapter: Option<PathBuf>,
 }
 
 impl ModelReference {
@@ -126,13 +137,16 @@ impl fmt::Display for ModelReference {
 /// # Errors
 /// [`PullError`]; nothing half-written is left but what a hub download goes on from next time.
 pub fn run(options: &PullOptions<'_>) -> Result<PulledModel, PullError> {
-    let mut progress = Progress::new(options.progress);
+    let mut progress = Progress::new(options.progress, options.watched.cloned());
     let catalog = Catalog::load(&options.paths.user_catalog)?;
     let pull = Pull { options, catalog: &catalog };
     match options.model {
         ModelReference::Name(name) => match catalog.get(name) {
             Some(entry) => pull.entry(entry, &mut progress),
-            None => pull.without_entry(name),
+            None => match catalog.adapted(name) {
+                Some(adapted) => pull.adapted(adapted, &mut progress),
+                None => pull.without_entry(name),
+            },
         },
         ModelReference::Hub(file) => pull.hub_file(file, &mut progress),
         ModelReference::File(path) => pull.registered(path, &mut progress),
@@ -176,6 +190,22 @@ impl Pull<'_> {
         })
     }
 
+    /// Its base is fetched; its adapter comes with Rapport.
+    fn adapted(
+        &self,
+        adapted: &Adapted,
+        progress: &mut Progress,
+    ) -> Result<PulledModel, PullError> {
+        find_adapter(adapted, self.options.paths)?;
+        let base = self.catalog.get(&adapted.base).ok_or_else(|| self.without_base(adapted))?;
+        let pulled = self.entry(base, progress)?;
+        Ok(PulledModel { name: adapted.name.clone(), ..pulled })
+    }
+
+    fn without_base(&self, adapted: &Adapted) -> PullError {
+        unknown(&adapted.base, self.catalog)
+    }
+
     fn hub_file(&self, file: &HubFile, progress: &mut Progress) -> Result<PulledModel, PullError> {
         let name = self.options.model.name().unwrap_or_default();
         let expected = Expected::default();
@@ -196,7 +226,7 @@ impl Pull<'_> {
         let name = self.options.model.name().ok_or_else(|| {
             invalid("the name of a file to pull has letters, digits, `.`, `-` and `_`")
         })?;
-        if self.catalog.get(&name).is_some() {
+        if self.catalog.get(&name).is_some() || self.catalog.adapted(&name).is_some() {
             return Err(invalid(
                 "it has the name of a model of the catalogue; use `rapport pull NAME --from FILE`, \
                  or name the file otherwise",
@@ -332,7 +362,37 @@ fn usable_record(folder: &Path, expected: Expected) -> Option<Record> {
     (is_expected && record.condition(folder) == Condition::Same).then_some(record)
 }
 
-/// Finds a model that is on this machine, without a network. A file is taken as it is; a model of
+/// Finds a model that is on this machine, with the adapter that the catalogue adds to it, as
+/// [`resolve`] does.
+///
+/// # Errors
+/// Those of [`resolve`], and [`PullError::NoAdapter`].
+pub fn find(reference: &str, paths: &Paths) -> Result<ModelFiles, PullError> {
+    if let ModelReference::Name(name) = ModelReference::parse(reference)?
+        && let Some(adapted) = Catalog::load(&paths.user_catalog)?.adapted(&name)
+    {
+        let adapter = Some(find_adapter(adapted, paths)?);
+        let gguf = resolve(&adapted.base, paths).map_err(|error| match error {
+            PullError::NotPulled { .. } => PullError::NotPulled { name },
+            error => error,
+        })?;
+        return Ok(ModelFiles { gguf, adapter });
+    }
+    Ok(ModelFiles { gguf: resolve(reference, paths)?, adapter: None })
+}
+
+pub(crate) fn find_adapter(adapted: &Adapted, paths: &Paths) -> Result<PathBuf, PullError> {
+    let places = paths.adapters.iter().map(|folder| folder.join(&adapted.adapter));
+    let looked: Vec<PathBuf> = places.map(|folder| folder.join("adapter.safetensors")).collect();
+    let found = looked.iter().find(|file| file.is_file()).cloned();
+    found.ok_or_else(|| PullError::NoAdapter {
+        name: adapted.name.clone(),
+        base: adapted.base.clone(),
+        looked,
+    })
+}
+
+/// Finds a model's file that is on this machine, without a network. A file is taken as it is; a model of
 /// the cache whose file has another time than when it was checked is checked again.
 ///
 /// # Errors
@@ -388,7 +448,7 @@ fn check_and_record(
     expected: Expected,
     origin: Origin<'_>,
 ) -> Result<PathBuf, PullError> {
-    let mut progress = Progress::new(ProgressStyleChoice::Automatic);
+    let mut progress = Progress::new(ProgressStyleChoice::Automatic, None);
     let path = folder.join(file);
     let sha256 = check_file(&path, expected, &mut progress, &AtomicBool::new(false))?;
     // In a cache that cannot be written the file is good all the same; it is checked again next
@@ -399,7 +459,9 @@ fn check_and_record(
 }
 
 fn unknown(name: &str, catalog: &Catalog) -> PullError {
-    let known: Vec<String> = catalog.entries.iter().map(|entry| entry.name.clone()).collect();
+    let entries = catalog.entries.iter().map(|entry| entry.name.clone());
+    let adapted = catalog.adapted.iter().map(|adapted| adapted.name.clone());
+    let known: Vec<String> = entries.chain(adapted).collect();
     let similarity = |known: &String| strsim::jaro_winkler(known, name);
     let nearest = known
         .iter()

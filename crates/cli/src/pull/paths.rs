@@ -14,6 +14,8 @@ pub struct Paths {
     pub config: PathBuf,
     /// Where a server keeps what it knows of people.
     pub data: PathBuf,
+    /// Folders with adapters that come with Rapport, tried in order: `NAME/adapter.safetensors`.
+    pub adapters: Vec<PathBuf>,
     pub hub: HubSettings,
 }
 
@@ -47,11 +49,16 @@ impl Paths {
     ///   in `rapport` in `XDG_CONFIG_HOME` or `~/.config`;
     /// - what a server keeps: `data` in `RAPPORT_HOME`, or `rapport` in `XDG_DATA_HOME` or
     ///   `~/.local/share`;
+    /// - adapters: `RAPPORT_MODELS` alone, or `models` beside the program `executable`,
+    ///   `share/rapport/models` beside its folder, and `models` where it was built;
     /// - the hub: `HF_ENDPOINT`, `HF_TOKEN`, and `HF_HOME` or `huggingface` in the cache folder.
     ///
     /// Empty variables count as unset, and relative XDG folders are ignored, as their
     /// specification says. Without a home folder, what is left is the current one.
-    pub fn from_environment(get: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub fn from_environment(
+        get: impl Fn(&str) -> Option<OsString>,
+        executable: Option<&Path>,
+    ) -> Self {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let folder = |name: &str| get(name).map(PathBuf::from);
         let home = folder("HOME").unwrap_or_else(|| PathBuf::from("."));
@@ -67,6 +74,16 @@ impl Paths {
                 xdg("XDG_DATA_HOME", ".local/share").join("rapport"),
             ),
         };
+        let adapters = folder("RAPPORT_MODELS").map_or_else(
+            || {
+                let beside = executable.and_then(Path::parent);
+                let beside = beside
+                    .map(|folder| [folder.join("models"), folder.join("../share/rapport/models")]);
+                let built = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models"));
+                beside.into_iter().flatten().chain([built.to_owned()]).collect()
+            },
+            |folder| vec![folder],
+        );
         let hub_home = folder("HF_HOME").unwrap_or_else(|| cache_home.join("huggingface"));
         let endpoint = get("HF_ENDPOINT").and_then(|endpoint| endpoint.into_string().ok());
         let token = get("HF_TOKEN")
@@ -79,6 +96,7 @@ impl Paths {
             user_catalog: configuration.join("catalog.toml"),
             config: configuration.join("config.toml"),
             data,
+            adapters,
             hub: HubSettings {
                 endpoint: endpoint.map(|address| address.trim_end_matches('/').to_owned()),
                 token: token.map(HubToken),
@@ -104,9 +122,10 @@ mod tests {
     use super::*;
 
     fn resolve(variables: &[(&str, &str)]) -> Paths {
-        Paths::from_environment(|name| {
+        let get = |name: &str| {
             variables.iter().find(|(found, _)| *found == name).map(|(_, value)| value.into())
-        })
+        };
+        Paths::from_environment(get, Some(Path::new("/opt/bin/rapport")))
     }
 
     #[test]
@@ -114,6 +133,8 @@ mod tests {
         let plain = resolve(&[("HOME", "/home/me"), ("HF_HOME", "/no/such/folder")]);
         assert_eq!(plain.cache, Path::new("/home/me/.cache/rapport"));
         assert_eq!(plain.user_catalog, Path::new("/home/me/.config/rapport/catalog.toml"));
+        assert_eq!(plain.adapters[0], Path::new("/opt/bin/models"));
+        assert_eq!(plain.adapters[1], Path::new("/opt/bin/../share/rapport/models"));
         assert_eq!(plain.hub.endpoint, None);
         assert_eq!(plain.hub.token, None);
         assert_eq!(plain.hub.cache.as_deref(), Some(Path::new("/no/such/folder/hub")));
@@ -131,7 +152,13 @@ mod tests {
         assert_eq!(xdg.hub.token, Some(HubToken("secret".to_owned())));
         assert!(!format!("{xdg:?}").contains("secret"));
 
-        let own = resolve(&[("HOME", "/home/me"), ("RAPPORT_HOME", "/data"), ("HF_ENDPOINT", "")]);
+        let own = resolve(&[
+            ("HOME", "/home/me"),
+            ("RAPPORT_HOME", "/data"),
+            ("RAPPORT_MODELS", "/adapters"),
+            ("HF_ENDPOINT", ""),
+        ]);
+        assert_eq!(own.adapters, [PathBuf::from("/adapters")]);
         assert_eq!(own.model_folder("x"), Path::new("/data/models/x"));
         assert_eq!(own.user_catalog, Path::new("/data/catalog.toml"));
         assert_eq!(own.hub.endpoint, None);

@@ -1,6 +1,8 @@
 //! How far a pull is, for a person to see.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -13,22 +15,84 @@ pub enum ProgressStyleChoice {
     Hidden,
 }
 
-/// Shows one stage after the other on the standard error stream.
-pub(super) enum Progress {
+/// How far a pull is, for another thread to look at: the bytes of its present stage.
+#[derive(Debug, Default)]
+pub struct PullProgress {
+    done_bytes: AtomicU64,
+    /// 0 while it is not known.
+    total_bytes: AtomicU64,
+}
+
+impl PullProgress {
+    pub(crate) fn begin(&self, total_bytes: Option<u64>) {
+        self.done_bytes.store(0, Ordering::Relaxed);
+        self.total_bytes.store(total_bytes.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn set(&self, done_bytes: u64) {
+        self.done_bytes.store(done_bytes, Ordering::Relaxed);
+    }
+
+    /// What is done, and all that there is to do, where that is known.
+    pub fn bytes(&self) -> (u64, Option<u64>) {
+        let total_bytes = self.total_bytes.load(Ordering::Relaxed);
+        let done_bytes = self.done_bytes.load(Ordering::Relaxed);
+        match total_bytes {
+            0 => (done_bytes, None),
+            // A package may be larger than the file in it.
+            _ => (done_bytes.min(total_bytes), Some(total_bytes)),
+        }
+    }
+}
+
+/// Tells of one stage after the other: to people, and to whoever looks.
+pub(super) struct Progress {
+    shown: Shown,
+    watched: Option<Arc<PullProgress>>,
+}
+
+/// On the standard error stream.
+enum Shown {
     Bar(ProgressBar),
     Lines(Lines),
     Hidden,
 }
 
 /// Progress as lines: one when a stage begins and one for every quarter of it.
-pub(super) struct Lines {
+struct Lines {
     stage: String,
     total_bytes: Option<u64>,
     quarters_shown: u64,
 }
 
 impl Progress {
-    pub(super) fn new(choice: ProgressStyleChoice) -> Self {
+    pub(super) fn new(choice: ProgressStyleChoice, watched: Option<Arc<PullProgress>>) -> Self {
+        Self { shown: Shown::new(choice), watched }
+    }
+
+    /// Begins a stage of `total_bytes`, where that is known.
+    pub(super) fn begin(&mut self, stage: &str, total_bytes: Option<u64>) {
+        if let Some(watched) = &self.watched {
+            watched.begin(total_bytes);
+        }
+        self.shown.begin(stage, total_bytes);
+    }
+
+    pub(super) fn set(&mut self, done_bytes: u64) {
+        if let Some(watched) = &self.watched {
+            watched.set(done_bytes);
+        }
+        self.shown.set(done_bytes);
+    }
+
+    /// Says something that is not progress.
+    pub(super) fn note(&mut self, text: &str) {
+        self.shown.note(text);
+    }
+}
+
+impl Shown {
+    fn new(choice: ProgressStyleChoice) -> Self {
         match choice {
             ProgressStyleChoice::Hidden => Self::Hidden,
             ProgressStyleChoice::Automatic if io::stderr().is_terminal() => {
@@ -40,8 +104,7 @@ impl Progress {
         }
     }
 
-    /// Begins a stage of `total_bytes`, where that is known.
-    pub(super) fn begin(&mut self, stage: &str, total_bytes: Option<u64>) {
+    fn begin(&mut self, stage: &str, total_bytes: Option<u64>) {
         match self {
             Self::Bar(bar) => {
                 bar.finish_and_clear();
@@ -61,7 +124,7 @@ impl Progress {
         }
     }
 
-    pub(super) fn set(&mut self, done_bytes: u64) {
+    fn set(&mut self, done_bytes: u64) {
         match self {
             Self::Bar(bar) => bar.set_position(done_bytes),
             Self::Lines(lines) => {
@@ -76,8 +139,7 @@ impl Progress {
         }
     }
 
-    /// Says something that is not progress.
-    pub(super) fn note(&mut self, text: &str) {
+    fn note(&mut self, text: &str) {
         match self {
             Self::Bar(bar) => bar.suspend(|| say(text)),
             Self::Lines(_) => say(text),
@@ -86,7 +148,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for Shown {
     fn drop(&mut self) {
         if let Self::Bar(bar) = self {
             bar.finish_and_clear();

@@ -32,6 +32,12 @@ const thinking = await client.chat.completions.create({
 });
 assert.ok(thinking.choices[0].message.reasoning_content);
 
+const two = await client.embeddings.create({ model: "rapport", input: ["Good morning.", "Good evening."] });
+assert.equal(two.data.length, 2);
+assert.ok(Math.abs(Math.hypot(...two.data[0].embedding) - 1) < 1e-3);
+const floats = await client.embeddings.create({ model: "rapport", input: "Good morning.", encoding_format: "float" });
+assert.ok(Math.abs(floats.data[0].embedding[5] - two.data[0].embedding[5]) < 1e-6);
+
 const parameters = {
   type: "object",
   properties: { place: { type: "string", maxLength: 20 } },

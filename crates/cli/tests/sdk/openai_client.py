@@ -1,4 +1,4 @@
-"""Drives `rapport serve` with OpenAI's own client. Usage: openai_client.py BASE_URL"""
+"""Drives `rapport serve` with OpenAI's own client. Usage: openai_client.py BASE_URL [without-embeddings]"""
 
 import json
 import sys
@@ -36,6 +36,17 @@ parts = [chunk.choices[0].delta for chunk in ask("I feel low.", model="rapport-t
 assert any(getattr(part, "reasoning_content", None) for part in parts)
 auto = ask("Good morning!", model="rapport").model_extra["rapport"]["mode"]
 assert auto["mode"] in ("fast", "thinking") and auto["reason"]
+
+if "without-embeddings" not in sys.argv:
+    texts = ["My cat sleeps on the sofa.", "The kitten is napping on the couch.", "Interest rates rose again."]
+    vectors = client.embeddings.create(model="rapport", input=texts)
+    assert vectors.usage.prompt_tokens > 10
+    cat, kitten, rates = (item.embedding for item in vectors.data)
+    assert abs(sum(x * x for x in cat) - 1) < 1e-3
+    near = sum(a * b for a, b in zip(cat, kitten))
+    assert near > sum(a * b for a, b in zip(cat, rates)), "related texts are nearer"
+    plain = client.embeddings.create(model="rapport", input=texts[0], encoding_format="float", dimensions=64)
+    assert len(plain.data[0].embedding) == 64
 
 schema = {
     "type": "object",

@@ -7,58 +7,17 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rapport_engine::{CacheScope, Engine, EngineConfig, EngineEvent, EngineRequest, SequenceId};
 use rapport_kernels::{Compute, Isa};
-use rapport_model::adapter::{
-    Adapter, AdapterLayer, ExpertRouter, Linear, LowRank, Routing, Storage,
-};
+use rapport_model::adapter::{Routing, Storage};
 use rapport_model::{AdapterFile, PackedAdapter};
+use rapport_testkit::RandomAdapter;
 
 use crate::support::{engine, request, tokens};
-
-/// Numbers that look random and are the same everywhere.
-fn numbers(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
-    };
-    (0..n).map(|_| next()).collect()
-}
 
 /// An adapter for the model of these tests.
 fn adapter(engine: &Engine, seed: u64, routing: Option<Routing>) -> Arc<PackedAdapter> {
     let compute = Compute::new(Isa::detect(), NonZeroUsize::MIN);
-    let architecture = engine.model().architecture();
-    let shape = architecture.attention;
-    let (hidden, inner) = (architecture.hidden, architecture.feed_forward.dense.unwrap());
-    let (heads, kv_heads) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
-    let n_experts = routing.map_or(1, |routing| routing.n_experts);
-    let rank = 2;
-    let layer = |layer_idx: usize| AdapterLayer {
-        router: routing.map(|_| ExpertRouter {
-            weight: numbers(seed + layer_idx as u64, n_experts * hidden),
-            bias: numbers(seed + 7, n_experts),
-        }),
-        linears: Linear::ALL.map(|linear| {
-            let (n_in, n_out) = match linear {
-                Linear::Query => (hidden, heads),
-                Linear::Key | Linear::Value => (hidden, kv_heads),
-                Linear::Output => (heads, hidden),
-                Linear::Gate | Linear::Up => (hidden, inner),
-                Linear::Down => (inner, hidden),
-            };
-            let seed = seed + 100 * layer_idx as u64 + linear as u64;
-            // Not every adapter has every linear.
-            (routing.is_some() || linear != Linear::Key).then(|| LowRank {
-                n_in,
-                n_out,
-                a: numbers(seed, n_experts * rank * n_in),
-                b: numbers(seed + 50, n_experts * n_out * rank),
-            })
-        }),
-    };
-    let layers = (0..shape.n_layers).map(layer).collect();
-    let adapter = Adapter { rank, alpha: 2.0, routing, base_sha256: None, layers };
+    let random = RandomAdapter { seed, rank: 2, routing, strength: 1.0 };
+    let adapter = random.for_model(engine.model().architecture());
     let folder = tempfile::tempdir().unwrap();
     adapter.save(folder.path(), Storage::F32).unwrap();
     let file = AdapterFile::open(folder.path()).unwrap();

@@ -83,7 +83,7 @@ fn after_a_restart_the_disk_has_the_conversation() {
 }
 
 #[test]
-fn a_page_damaged_on_disk_is_computed_again() {
+fn f29_a_page_damaged_on_disk_is_computed_again() {
     let directory = tempfile::tempdir().unwrap();
     let prompt = tokens(1, 500);
     let mut engine = with_disk(directory.path(), BUILD);
@@ -124,7 +124,7 @@ fn others_go_on_while_a_conversation_is_read_from_disk() {
 }
 
 #[test]
-fn one_tenant_neither_finds_nor_times_anothers_pages() {
+fn f28_one_tenant_neither_finds_nor_times_anothers_pages() {
     let directory = tempfile::tempdir().unwrap();
     let ask = |name| EngineRequest { cache: scope(name), ..request(tokens(1, 500), 8) };
     // Steps until the first token, with another tenant's same conversation cached and without.

@@ -4,7 +4,7 @@ use super::*;
 use support::breaking;
 
 #[test]
-fn a_sequence_that_panics_ends_alone() {
+fn f27_a_sequence_that_panics_ends_alone() {
     let mut engine = engine(EngineConfig::default());
     let good = engine.submit(request(tokens(1, 50), 20)).unwrap();
     let bad = engine.submit(breaking(request(tokens(2, 50), 20), 3)).unwrap();
@@ -18,7 +18,7 @@ fn a_sequence_that_panics_ends_alone() {
 }
 
 #[test]
-fn cancelling_frees_everything_at_every_stage() {
+fn f21_cancelling_frees_everything_at_every_stage() {
     for n_steps in 0..12 {
         let mut engine = engine(EngineConfig { pass_tokens: 32, ..EngineConfig::default() });
         let mut replies = Replies::default();

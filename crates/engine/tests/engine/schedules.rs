@@ -141,7 +141,7 @@ proptest! {
 }
 
 #[test]
-fn out_of_pages_the_youngest_waits_and_goes_on_with_the_same_text() {
+fn f25_out_of_pages_the_youngest_waits_and_goes_on_with_the_same_text() {
     // Room for one and a half of them.
     let config =
         EngineConfig { kv_tokens: 10 * 32, expected_reply_tokens: 0, ..EngineConfig::default() };
@@ -161,7 +161,7 @@ fn out_of_pages_the_youngest_waits_and_goes_on_with_the_same_text() {
 }
 
 #[test]
-fn one_users_long_prompts_do_not_keep_another_waiting() {
+fn f24_one_users_long_prompts_do_not_keep_another_waiting() {
     let pass_tokens = 64;
     let mut engine = engine(EngineConfig { pass_tokens, ..EngineConfig::default() });
     let mut replies = Replies::default();

@@ -41,6 +41,7 @@ pub(crate) async fn count_tokens(
     JsonBody(request): JsonBody<MessagesRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let model = models::find(&app, request.model())?;
+    model.generate.check_ready()?;
     // How long the answer may be does not count.
     let asked = request.ask(&model, u32::MAX, caller)?;
     let counting = move || model.generate.count_prompt_tokens(&asked);

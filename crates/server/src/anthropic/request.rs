@@ -160,6 +160,7 @@ impl MessagesRequest {
             stop: wanted::stop_strings(stops, "stop_sequences")?,
             format,
             tools: self.tools()?,
+            adapter: model.adapter.clone(),
             caller,
         })
     }

@@ -16,7 +16,7 @@ use crate::answer::{Answer, all_of, total};
 use crate::error::ApiError;
 use crate::replies::{Replies, fresh_id, unix_seconds};
 use crate::stored::DeferredState;
-use crate::{App, models};
+use crate::{App, charge, models};
 
 /// What every part of an answer begins with.
 struct Head {
@@ -33,7 +33,7 @@ async fn begin(
 ) -> Result<(Replies, Head), ApiError> {
     let model = models::find(app, &request.model)?;
     let requests = request.requests(&model, caller)?;
-    let build = model.generate.model().build.to_string();
+    let build = model.info.build.to_string();
     let replies = Replies::start(app, &model.generate, requests).await?;
     let created = Timestamp { seconds: unix_seconds().cast_signed(), nanos: 0 };
     Ok((replies, Head { id: fresh_id("chatcmpl-"), created, model: request.model.clone(), build }))
@@ -71,12 +71,10 @@ pub(super) async fn start_deferred_completion(
     Asked(request): Asked<GetCompletionsRequest>,
 ) -> Result<Response, ApiError> {
     let (replies, head) = begin(&app, caller, &request).await?;
-    let id = fresh_id("deferred_");
-    app.deferred_calls.begin(caller.key, &id)?;
-    let making_id = id.clone();
+    let promise = app.deferred_calls.begin(app.accounts.as_ref(), charge::owner()).await?;
+    let id = promise.id.clone();
     tokio::spawn(async move {
-        let outcome = whole(replies, head).await;
-        app.deferred_calls.finish(caller.key, &making_id, outcome);
+        app.deferred_calls.keep(promise, whole(replies, head)).await;
     });
     Ok(Told(DeferredId { request_id: id }).into_response())
 }
@@ -84,10 +82,10 @@ pub(super) async fn start_deferred_completion(
 /// Its status, and the completion once.
 pub(super) async fn get_deferred_completion(
     State(app): State<App>,
-    Extension(caller): Extension<Caller>,
     Asked(DeferredId { request_id }): Asked<DeferredId>,
 ) -> Result<Response, ApiError> {
-    let (status, response) = match app.deferred_calls.read(caller.key, &request_id) {
+    let found = app.deferred_calls.read(app.accounts.as_ref(), charge::owner(), &request_id);
+    let (status, response) = match found.await? {
         DeferredState::Unknown => return Err(ApiError::no_such_deferred(&request_id)),
         DeferredState::Pending => (DeferredStatus::Pending, None),
         DeferredState::Done(outcome) => (DeferredStatus::Done, Some(outcome?)),

@@ -38,13 +38,13 @@ pub(super) struct Asked<M>(pub(super) M);
 impl<S: Send + Sync, M: Message + Default> FromRequest<S> for Asked<M> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         if !is_call(request.headers()) {
             let found = request.headers().get(header::CONTENT_TYPE);
             let found = found.and_then(|value| value.to_str().ok()).unwrap_or_default();
             return Err(ApiError::wrong_content_type(found, "application/grpc"));
         }
-        let bytes = body::read_bytes(request, state).await?;
+        let bytes = body::read_bytes(request).await?;
         let (prefix, message) = bytes.split_at_checked(PREFIX_BYTES).ok_or_else(cut)?;
         let (compressed, length) = (prefix[0], &prefix[1..]);
         if compressed != 0 {

@@ -100,18 +100,19 @@ async fn tokenize_text(
 }
 
 /// The same as over REST.
-async fn get_api_key_info(State(app): State<App>, Asked(Empty {}): Asked<Empty>) -> Response {
-    let created = Some(since(&app));
-    let told = xai::api_key(State(app)).await.0;
-    let acls = told["acls"].as_array().into_iter().flatten().map(text);
+async fn get_api_key_info(
+    State(app): State<App>,
+    Asked(Empty {}): Asked<Empty>,
+) -> Result<Response, ApiError> {
+    let known = xai::shown_key(&app).await?;
     let key = ApiKey {
-        redacted_api_key: text(&told["redacted_api_key"]),
-        user_id: text(&told["user_id"]),
-        name: text(&told["name"]),
-        create_time: created,
-        team_id: text(&told["team_id"]),
-        acls: acls.collect(),
-        api_key_id: text(&told["api_key_id"]),
+        redacted_api_key: known.redacted,
+        user_id: known.user,
+        name: known.name,
+        create_time: Some(Timestamp { seconds: known.created_s.cast_signed(), nanos: 0 }),
+        team_id: "local".to_owned(),
+        acls: known.acls.iter().map(|&acl| acl.to_owned()).collect(),
+        api_key_id: known.id,
     };
-    Told(key).into_response()
+    Ok(Told(key).into_response())
 }

@@ -60,6 +60,7 @@ impl GetCompletionsRequest {
                     stop: stop.clone(),
                     format: format.clone(),
                     tools: tools.clone(),
+                    adapter: model.adapter.clone(),
                     caller,
                 })
             })

@@ -15,7 +15,7 @@ use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::events::{self, Frame, Wording};
 use crate::replies::{Replies, fresh_id, unix_seconds};
-use crate::{App, models};
+use crate::{App, charge, models};
 
 pub(crate) async fn create(
     State(app): State<App>,
@@ -24,7 +24,7 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let model = models::find(&app, &request.model)?;
     let requests = request.requests(&model, caller)?;
-    let build = model.generate.model().build.to_string();
+    let build = model.info.build.to_string();
     let replies = Replies::start(&app, &model.generate, requests).await?;
     let head = Head {
         id: fresh_id("chatcmpl-"),
@@ -34,7 +34,7 @@ pub(crate) async fn create(
     };
     let wants_logprobs = request.wants_logprobs();
     if request.deferred.unwrap_or(false) {
-        return defer(&app, caller, replies, head, wants_logprobs);
+        return defer(&app, replies, head, wants_logprobs).await;
     }
     if request.wants_stream() {
         let wants_usage = request.wants_usage_in_stream();
@@ -45,19 +45,16 @@ pub(crate) async fn create(
 }
 
 /// Makes the reply while nobody waits.
-fn defer(
+async fn defer(
     app: &App,
-    caller: Caller,
     replies: Replies,
     head: Head,
     wants_logprobs: bool,
 ) -> Result<Response, ApiError> {
-    let id = fresh_id("deferred_");
-    app.deferred.begin(caller.key, &id)?;
-    let (app, making_id) = (Arc::clone(app), id.clone());
+    let promise = app.deferred.begin(app.accounts.as_ref(), charge::owner()).await?;
+    let (app, id) = (Arc::clone(app), promise.id.clone());
     tokio::spawn(async move {
-        let outcome = whole(replies, &head, wants_logprobs).await;
-        app.deferred.finish(caller.key, &making_id, outcome);
+        app.deferred.keep(promise, whole(replies, &head, wants_logprobs)).await;
     });
     Ok(Json(json!({ "request_id": id })).into_response())
 }

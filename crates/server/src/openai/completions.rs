@@ -15,13 +15,14 @@ use serde_json::{Map, Value, json};
 
 use super::request::{OneOrMany, StreamOptions};
 use super::{Head, usage_object};
+use crate::App;
 use crate::answer::{Answer, all_of, total};
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::events::{self, Frame, Wording};
+use crate::models::{self, Offered};
 use crate::replies::{Replies, fresh_id, unix_seconds};
 use crate::wanted::{self, MAX_N, WantedSampling};
-use crate::{App, models};
 
 /// What the protocol says where the request does not.
 const DEFAULT_MAX_TOKENS: u32 = 16;
@@ -52,7 +53,7 @@ pub(crate) struct CompletionRequest {
 
 impl CompletionRequest {
     /// `n` requests for each prompt.
-    fn requests(self, caller: Caller) -> Result<Vec<Request>, ApiError> {
+    fn requests(self, model: &Offered, caller: Caller) -> Result<Vec<Request>, ApiError> {
         let refused = [
             ("echo", self.echo.unwrap_or(false)),
             ("suffix", self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty())),
@@ -95,6 +96,7 @@ impl CompletionRequest {
                     stop: stop.clone(),
                     format: OutputFormat::Text,
                     tools: Tools::default(),
+                    adapter: model.adapter.clone(),
                     caller,
                 })
             })
@@ -112,13 +114,13 @@ pub(crate) async fn create(
         id: fresh_id("cmpl-"),
         created: unix_seconds(),
         model: request.model.clone(),
-        build: model.generate.model().build.to_string(),
+        build: model.info.build.to_string(),
     };
     let is_stream = request.stream.unwrap_or(false);
     let options = request.stream_options.as_ref();
     let wants_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
     let wants_logprobs = request.logprobs.is_some();
-    let requests = request.requests(caller)?;
+    let requests = request.requests(&model, caller)?;
     let replies = Replies::start(&app, &model.generate, requests).await?;
     if is_stream {
         let words = CompletionWords {

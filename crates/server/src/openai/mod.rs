@@ -1,7 +1,8 @@
-//! OpenAI's protocols: chat completions, completions and responses.
+//! OpenAI's protocols: chat completions, completions, responses and embeddings.
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod embeddings;
 pub(crate) mod request;
 pub(crate) mod responses;
 

@@ -49,6 +49,8 @@ pub(crate) struct ChatRequest {
     parallel_tool_calls: Option<bool>,
     functions: Option<Vec<Value>>,
     search_parameters: Option<SearchParameters>,
+    /// Requests with another salt share no cached computation, as in vLLM.
+    cache_salt: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -228,6 +230,10 @@ impl ChatRequest {
             top_logprobs: self.wants_logprobs().then_some(top_logprobs),
         };
         let tools = self.tools()?;
+        let caller = match &self.cache_salt {
+            Some(salt) => wanted::salted(caller, salt),
+            None => caller,
+        };
         (0..n)
             .map(|reply_idx| {
                 Ok(Request {
@@ -240,6 +246,7 @@ impl ChatRequest {
                     stop: stop.clone(),
                     format: format.clone(),
                     tools: tools.clone(),
+                    adapter: model.adapter.clone(),
                     caller,
                 })
             })

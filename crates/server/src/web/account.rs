@@ -1,22 +1,18 @@
 //! What a person can see and change of their own account.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use rapport_store::{Invoice, NewApiKey, UnixMs, UsageRow, User};
+use rapport_store::{Month, NewApiKey, UnixMs, UsageDay, User};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Web;
 use super::error::WebError;
-use super::forms::{self, Body, id, nullable};
+use super::forms::{self, Body, id, nullable, parsed};
 use super::session::{self, Person, Viewer};
-use super::{Web, now};
 use crate::charge::{SCOPES, day_end, plan_form};
-use crate::replies::rfc3339;
 
 const MAX_DAYS: u32 = 366;
 const MAX_KEYS: usize = 100;
@@ -26,12 +22,16 @@ pub(super) async fn get(
     State(web): State<Web>,
     Person(user): Person,
 ) -> Result<Json<Value>, WebError> {
-    let now = now();
+    let now = web.now();
     let meter = web.store().meter(user.id, now).await?;
-    let plan = web.accounts.plans.get(&user.plan);
+    let identities = web.store().identities(user.id).await?.into_iter();
+    let identities: Vec<Value> = identities
+        .map(|(issuer, since)| json!({ "issuer": issuer, "connected_ms": since }))
+        .collect();
+    let plan = web.accounts.plans.get_or_least(&user.plan);
     Ok(Json(json!({
         "user": forms::user(&user),
-        "plan": plan_form(&user.plan, &plan),
+        "plan": plan_form(&plan),
         "usage_today": {
             "requests": meter.requests,
             "tokens": meter.tokens,
@@ -39,6 +39,7 @@ pub(super) async fn get(
             "cost_microdollars": meter.cost_micros,
         },
         "resets_ms": day_end(now),
+        "identities": identities,
     })))
 }
 
@@ -113,6 +114,7 @@ pub(super) async fn delete(
         return Err(WebError::invalid("confirm", message));
     }
     web.store().delete_user(user.id).await?;
+    web.accounts.keys.close_all_of(user.id);
     session::sign_out(State(web), viewer).await
 }
 
@@ -172,7 +174,7 @@ pub(super) async fn create_key(
     if web.store().api_keys(user.id).await?.len() >= MAX_KEYS {
         return Err(WebError::conflict("there are too many keys: delete one first"));
     }
-    let now = now();
+    let now = web.now();
     let expires_at = new.expires_days.map(|days| now.plus_ms(i64::from(days) * UnixMs::DAY_MS));
     let new = NewApiKey { name, scopes: &scopes, expires_at };
     let (key, secret) = web.store().create_api_key(user.id, new, now).await?;
@@ -181,13 +183,15 @@ pub(super) async fn create_key(
     Ok((StatusCode::CREATED, Json(form)))
 }
 
-/// `DELETE /api/account/keys/{id}`: replies that it asked for end within seconds.
+/// `DELETE /api/account/keys/{id}`: replies that it asked for end before their next token.
 pub(super) async fn delete_key(
     State(web): State<Web>,
     Person(user): Person,
     Path(text): Path<String>,
 ) -> Result<StatusCode, WebError> {
-    web.store().revoke_api_key(user.id, id(&text, "key")?, now()).await?;
+    let id = id(&text, "key")?;
+    web.store().revoke_api_key(user.id, id, web.now()).await?;
+    web.accounts.keys.close(id);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -198,55 +202,31 @@ pub(super) struct Days {
 
 impl Days {
     /// From this day on, and before that one.
-    fn range(&self) -> (UnixMs, UnixMs) {
+    fn range(&self, now: UnixMs) -> (UnixMs, UnixMs) {
         let days = i64::from(self.days.unwrap_or(30).clamp(1, MAX_DAYS));
-        let until = day_end(now());
+        let until = day_end(now);
         (until.plus_ms(-days * UnixMs::DAY_MS), until)
     }
 
     /// The first day.
-    pub(super) fn first(&self) -> UnixMs {
-        self.range().0
+    pub(super) fn first(&self, now: UnixMs) -> UnixMs {
+        self.range(now).0
     }
-}
-
-pub(super) fn day_name(day: UnixMs) -> String {
-    let mut text = rfc3339(day.0.max(0) as u64 / 1000);
-    text.truncate("2026-11-26".len());
-    text
-}
-
-#[derive(Clone, Copy, Default)]
-struct Sum {
-    requests: u64,
-    prompt_tokens: u64,
-    cached_tokens: u64,
-    completion_tokens: u64,
-    reasoning_tokens: u64,
-    cost_micros: u64,
 }
 
 /// What was used each day, days without anything included.
-async fn sums(web: &Web, user: &User, days: &Days) -> Result<BTreeMap<i64, Sum>, WebError> {
-    let (from, until) = days.range();
-    let mut sums: BTreeMap<i64, Sum> = BTreeMap::new();
-    let mut day = from;
-    while day < until {
-        sums.insert(day.0, Sum::default());
-        day = day_end(day);
+async fn used(web: &Web, user: &User, days: &Days) -> Result<Vec<UsageDay>, WebError> {
+    let (from, until) = days.range(web.now());
+    let mut found = web.store().usage_days(user.id, from, until).await?.into_iter().peekable();
+    let mut all = Vec::new();
+    let mut at = from;
+    while at < until {
+        let day = at.day_text();
+        let used = found.next_if(|found| found.day == day);
+        all.push(used.unwrap_or_else(|| UsageDay { day, ..UsageDay::default() }));
+        at = day_end(at);
     }
-    for row in web.store().usage(Some(user.id), from, until).await? {
-        let UsageRow { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, .. } =
-            row;
-        let sum = sums.entry(row.day_start.0).or_default();
-        sum.requests += row.n_replies;
-        sum.prompt_tokens += prompt_tokens;
-        sum.cached_tokens += cached_tokens;
-        sum.completion_tokens += completion_tokens;
-        sum.reasoning_tokens += reasoning_tokens;
-        sum.cost_micros += row.cost_micros;
-    }
-    Ok(sums)
+    Ok(all)
 }
 
 /// `GET /api/account/usage`
@@ -255,18 +235,18 @@ pub(super) async fn usage(
     Person(user): Person,
     Query(days): Query<Days>,
 ) -> Result<Json<Value>, WebError> {
-    let sums = sums(&web, &user, &days).await?;
-    let days: Vec<Value> = sums
+    let days: Vec<Value> = used(&web, &user, &days)
+        .await?
         .into_iter()
-        .map(|(day, sum)| {
+        .map(|day| {
             json!({
-                "day": day_name(UnixMs(day)),
-                "requests": sum.requests,
-                "prompt_tokens": sum.prompt_tokens,
-                "cached_tokens": sum.cached_tokens,
-                "completion_tokens": sum.completion_tokens,
-                "reasoning_tokens": sum.reasoning_tokens,
-                "cost_microdollars": sum.cost_micros,
+                "day": day.day,
+                "requests": day.n_replies,
+                "prompt_tokens": day.prompt_tokens,
+                "cached_tokens": day.cached_tokens,
+                "completion_tokens": day.completion_tokens,
+                "reasoning_tokens": day.reasoning_tokens,
+                "cost_microdollars": day.cost_micros,
             })
         })
         .collect();
@@ -279,20 +259,7 @@ pub(super) async fn usage_csv(
     Person(user): Person,
     Query(days): Query<Days>,
 ) -> Result<Response, WebError> {
-    let mut text = "day,requests,prompt_tokens,cached_tokens,completion_tokens,reasoning_tokens,\
-                    cost_microdollars\n"
-        .to_owned();
-    for (day, sum) in sums(&web, &user, &days).await? {
-        let Sum { requests, prompt_tokens, cached_tokens, completion_tokens, .. } = sum;
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "{},{requests},{prompt_tokens},{cached_tokens},{completion_tokens},{},{}",
-            day_name(UnixMs(day)),
-            sum.reasoning_tokens,
-            sum.cost_micros
-        );
-    }
+    let text = rapport_store::usage_csv(&used(&web, &user, &days).await?);
     Ok(file("text/csv; charset=utf-8", "rapport-usage.csv", text))
 }
 
@@ -314,12 +281,12 @@ pub(super) async fn invoice(
         Some(month) => (month, true),
         None => (text.as_str(), false),
     };
-    let (from, until) = month_range(month)
-        .ok_or_else(|| WebError::invalid("month", "a month looks like 2026-11"))?;
+    let parsed: Month = parsed(month, "month")?;
+    let (from, until) = parsed.range();
     let invoice = web.store().invoice(user.id, from, until).await?;
     if is_csv {
         let name = format!("rapport-invoice-{month}.csv");
-        return Ok(file("text/csv; charset=utf-8", &name, invoice_csv(&invoice)));
+        return Ok(file("text/csv; charset=utf-8", &name, invoice.csv()));
     }
     let lines: Vec<Value> = invoice
         .lines
@@ -348,64 +315,6 @@ pub(super) async fn invoice(
     Ok(Json(form).into_response())
 }
 
-fn invoice_csv(invoice: &Invoice) -> String {
-    let mut text = "plan,model,requests,prompt_tokens,cached_tokens,completion_tokens,\
-                    reasoning_tokens,cost_microdollars\n"
-        .to_owned();
-    for line in &invoice.lines {
-        let _ = writeln!(
-            text,
-            "{},{},{},{},{},{},{},{}",
-            cell(&line.plan),
-            cell(&line.model),
-            line.n_replies,
-            line.prompt_tokens,
-            line.cached_tokens,
-            line.completion_tokens,
-            line.reasoning_tokens,
-            line.cost_micros
-        );
-    }
-    let _ = writeln!(text, "total,,,,,,,{}", invoice.total_micros);
-    text
-}
-
-/// A text as a cell, which no spreadsheet takes for a formula.
-fn cell(text: &str) -> String {
-    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    let text = if is_formula { format!("'{text}") } else { text.to_owned() };
-    if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text
-    }
-}
-
-/// When a month such as `2026-11` begins and ends.
-fn month_range(text: &str) -> Option<(UnixMs, UnixMs)> {
-    let (year, month) = text.split_once('-')?;
-    if year.len() != 4 || month.len() != 2 {
-        return None;
-    }
-    let (year, month): (i64, i64) = (year.parse().ok()?, month.parse().ok()?);
-    if !(1970..=9998).contains(&year) || !(1..=12).contains(&month) {
-        return None;
-    }
-    let (next_year, next_month) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
-    Some((month_start(year, month), month_start(next_year, next_month)))
-}
-
-/// The first of a month, after Hinnant's `days_from_civil`.
-fn month_start(year: i64, month: i64) -> UnixMs {
-    let (year, month_from_march) =
-        if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * month_from_march + 2) / 5;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    UnixMs((era * 146_097 + day_of_era - 719_468) * UnixMs::DAY_MS)
-}
-
 /// `GET /api/account/export`
 pub(super) async fn export(
     State(web): State<Web>,
@@ -418,31 +327,4 @@ pub(super) async fn export(
         document.extend(data);
     }
     Ok(file("application/json", "rapport-export.json", document.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn months_begin_where_the_calendar_says() {
-        for (month, from, until) in [
-            ("1970-01", "1970-01-01", "1970-02-01"),
-            ("2000-02", "2000-02-01", "2000-03-01"),
-            ("2026-12", "2026-12-01", "2027-01-01"),
-        ] {
-            let (start, end) = month_range(month).unwrap();
-            assert_eq!((day_name(start), day_name(end)), (from.to_owned(), until.to_owned()));
-        }
-        for wrong in ["2026", "2026-13", "26-01", "2026-1", "x", "2026-00"] {
-            assert_eq!(month_range(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn no_cell_is_a_formula() {
-        assert_eq!(cell("=1+1"), "'=1+1");
-        assert_eq!(cell("a,\"b\""), "\"a,\"\"b\"\"\"");
-        assert_eq!(cell("free"), "free");
-    }
 }

@@ -13,12 +13,11 @@ use rapport_store::{ApiKeyId, FeedbackCursor, NewUser, UnixMs, User, UserId, Use
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::account::{Days, day_name};
+use super::Web;
+use super::account::Days;
 use super::error::WebError;
 use super::forms::{self, Body, id, parsed};
 use super::session::Admin;
-use super::settings::Settings;
-use super::{Web, now};
 use crate::charge::plan_form;
 use crate::metrics::Totals;
 use crate::models;
@@ -30,7 +29,7 @@ const ONLINE_MS: i64 = 5 * 60_000;
 const LIVE_EVERY: Duration = Duration::from_secs(1);
 
 async fn form(web: &Web, user: &User) -> Result<Value, WebError> {
-    let meter = web.store().meter(user.id, now()).await?;
+    let meter = web.store().meter(user.id, web.now()).await?;
     Ok(json!({
         "id": user.id,
         "name": user.name,
@@ -66,10 +65,10 @@ pub(super) async fn users(State(web): State<Web>, _admin: Admin) -> Result<Json<
 }
 
 fn check_plan(web: &Web, plan: &str) -> Result<(), WebError> {
-    if web.accounts.plans.0.contains_key(plan) {
+    if web.accounts.plans.get(plan).is_some() {
         return Ok(());
     }
-    let known: Vec<&str> = web.accounts.plans.0.keys().map(String::as_str).collect();
+    let known: Vec<&str> = web.accounts.plans.iter().map(|plan| plan.id.as_str()).collect();
     Err(WebError::invalid("plan", format!("there is no plan `{plan}`: use {}", known.join(", "))))
 }
 
@@ -92,7 +91,7 @@ pub(super) async fn create_user(
     check_plan(&web, &plan)?;
     let role = new.role.map_or(Ok(UserRole::User), |role| parsed(&role, "role"))?;
     let password = new.password.as_deref().filter(|password| !password.is_empty());
-    let now = now();
+    let now = web.now();
     let user = NewUser { name: &new.name, role, plan: &plan, password };
     let user = web.store().create_user(user, now).await?;
     let mut form = form(&web, &user).await?;
@@ -133,7 +132,10 @@ pub(super) async fn change_user(
         store.set_role(id, role).await?;
     }
     match change.disabled {
-        Some(true) => store.disable_user(id, now()).await?,
+        Some(true) => {
+            store.disable_user(id, web.now()).await?;
+            web.accounts.keys.close_all_of(id);
+        }
         Some(false) => store.enable_user(id).await?,
         None => {}
     }
@@ -154,6 +156,7 @@ pub(super) async fn delete_user(
         return Err(WebError::conflict("delete your own account on its own page"));
     }
     web.store().delete_user(id).await?;
+    web.accounts.keys.close_all_of(id);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -188,19 +191,20 @@ pub(super) async fn delete_key(
 ) -> Result<StatusCode, WebError> {
     let id: ApiKeyId = id(&text, "key")?;
     let key = web.store().api_key(id).await?;
-    web.store().revoke_api_key(key.user, id, now()).await?;
+    web.store().revoke_api_key(key.user, id, web.now()).await?;
+    web.accounts.keys.close(id);
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `GET /api/admin/plans`
 pub(super) async fn plans(State(web): State<Web>, _admin: Admin) -> Json<Value> {
-    Json(web.accounts.plans.0.iter().map(|(id, plan)| plan_form(id, plan)).collect())
+    Json(web.accounts.plans.iter().map(plan_form).collect())
 }
 
 /// `GET /api/admin/models`
 pub(super) async fn models(State(web): State<Web>, _admin: Admin) -> Json<Value> {
     let forms = models::offered(&web.app).map(|model| {
-        let info = model.generate.model();
+        let info = &model.info;
         let adapters: Vec<&str> =
             Some(info.build.adapter.as_str()).filter(|name| *name != "none").into_iter().collect();
         json!({
@@ -208,7 +212,7 @@ pub(super) async fn models(State(web): State<Web>, _admin: Admin) -> Json<Value>
             "name": info.name,
             "build": info.build.to_string(),
             "context_tokens": info.context_tokens,
-            "state": "ready",
+            "state": super::model::state(&model.generate.readiness()),
             "adapters": adapters,
         })
     });
@@ -243,7 +247,7 @@ async fn load(web: &Web, before: &Totals, totals: &Totals) -> Value {
     } else {
         totals.cached_tokens as f64 / totals.prompt_tokens as f64
     };
-    let since = now().plus_ms(-ONLINE_MS);
+    let since = web.now().plus_ms(-ONLINE_MS);
     let n_online = web.store().count_users_seen(since).await.ok();
     json!({
         "streams": totals.running - totals.waiting.min(totals.running),
@@ -315,14 +319,14 @@ pub(super) async fn feedback_days(
 ) -> Result<Json<Value>, WebError> {
     let mut by_day: std::collections::BTreeMap<i64, Map<String, Value>> =
         std::collections::BTreeMap::new();
-    for row in web.store().feedback_days(days.first()).await? {
+    for row in web.store().feedback_days(days.first(web.now())).await? {
         by_day.entry(row.day_start.0).or_default().insert(row.kind, json!(row.n_signals));
     }
     let days: Vec<Value> = by_day
         .into_iter()
         .map(|(day, counts)| {
             let total: u64 = counts.values().filter_map(Value::as_u64).sum();
-            json!({ "day": day_name(UnixMs(day)), "total": total, "counts": counts })
+            json!({ "day": UnixMs(day).day_text(), "total": total, "counts": counts })
         })
         .collect();
     Ok(Json(json!({ "days": days })))
@@ -346,7 +350,7 @@ pub(super) async fn change_settings(
         check_setting(&web, key, value)?;
     }
     web.store().put_settings(&change.into_iter().collect()).await?;
-    Ok(Json(Settings::read(&web.store().settings().await?).form()))
+    Ok(Json(web.settings().await?.form()))
 }
 
 fn check_setting(web: &Web, key: &str, value: &Value) -> Result<(), WebError> {
@@ -362,7 +366,7 @@ fn check_setting(web: &Web, key: &str, value: &Value) -> Result<(), WebError> {
         "retention_days" => match value.as_u64() {
             _ if value.is_null() => Ok(()),
             Some(1..=36_500) => Ok(()),
-            _ => wrong("it is a number of days, or null to keep everything"),
+            _ => wrong("it is a number of days, or null for what the server was started with"),
         },
         "choice_every" => match value.as_u64() {
             Some(0..=1_000_000) => Ok(()),

@@ -11,10 +11,10 @@ use rapport_types::Mode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Web;
 use super::error::WebError;
 use super::forms::{self, Body, id, nullable, parsed};
 use super::session::Person;
-use super::{Web, now};
 
 const MAX_PAGE: u32 = 200;
 const MAX_HITS: u32 = 50;
@@ -64,7 +64,7 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<Value>), WebError> {
     let mode = new.mode.map_or(Ok(Mode::Auto), |mode| parsed(&mode, "mode"))?;
     let persona = check_persona(&web, new.persona)?;
-    let now = now();
+    let now = web.now();
     let new = NewConversation {
         title: &title(&new.title.unwrap_or_default())?,
         folder: new.folder_id.map(|folder| id(&folder, "folder")).transpose()?,
@@ -84,7 +84,11 @@ fn title(title: &str) -> Result<String, WebError> {
     Ok(title.trim().to_owned())
 }
 
-fn check_persona(web: &Web, persona: Option<String>) -> Result<Option<String>, WebError> {
+/// The persona that somebody asked for; nothing where the words are empty.
+pub(super) fn check_persona(
+    web: &Web,
+    persona: Option<String>,
+) -> Result<Option<String>, WebError> {
     let Some(persona) = persona.filter(|persona| !persona.is_empty()) else { return Ok(None) };
     if web.accounts.personas.iter().all(|known| known.id != persona) {
         return Err(WebError::invalid("persona", format!("there is no persona `{persona}`")));
@@ -235,7 +239,7 @@ pub(super) async fn create_folder(
     Person(user): Person,
     Body(named): Body<Named>,
 ) -> Result<(StatusCode, Json<Value>), WebError> {
-    let folder = web.store().create_folder(user.id, named.checked()?, now()).await?;
+    let folder = web.store().create_folder(user.id, named.checked()?, web.now()).await?;
     let form = json!({ "id": folder.id, "name": folder.name, "created_ms": folder.created_at });
     Ok((StatusCode::CREATED, Json(form)))
 }
@@ -284,7 +288,7 @@ pub(super) async fn share(
     if web.store().message(user.id, head).await?.conversation != conversation.id {
         return Err(WebError::not_found("message"));
     }
-    let share = web.store().create_share(user.id, head, now()).await?;
+    let share = web.store().create_share(user.id, head, web.now()).await?;
     Ok((StatusCode::CREATED, Json(forms::share(&share))))
 }
 

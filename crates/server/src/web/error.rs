@@ -58,6 +58,11 @@ impl WebError {
         Self { retry_after_s: Some(retry_after_s), ..error }
     }
 
+    pub(super) fn overloaded(message: &str) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
+        Self { retry_after_s: Some(1), ..error }
+    }
+
     pub(super) fn broken() -> Self {
         let message = "the server broke while it answered this; try again";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "broken", message)
@@ -80,9 +85,7 @@ impl From<Error> for WebError {
             Error::Conflict { what, problem } => Self::conflict(&format!("{what}: {problem}")),
             Error::Invalid { what, problem } => Self::invalid(what, problem),
             Error::Busy { .. } => {
-                let message = "the store of this server cannot answer now: try again";
-                let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
-                Self { retry_after_s: Some(1), ..error }
+                Self::overloaded("the store of this server cannot answer now: try again")
             }
             _ => Self::broken(),
         }
@@ -94,7 +97,9 @@ impl From<ApiError> for WebError {
         let message = error.message().to_owned();
         let status = error.status();
         let of = |status, code| Self::new(status, code, message.clone());
+        let retry_after_s = error.retry_after_s().or(Some(1));
         match status.as_u16() {
+            503 if error.is_not_ready() => Self { retry_after_s, ..of(status, "not_ready") },
             400 | 408 | 413 | 415 | 422 => of(StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             429 | 503 => {
                 Self { retry_after_s: Some(1), ..of(StatusCode::SERVICE_UNAVAILABLE, "overloaded") }

@@ -7,10 +7,10 @@ use rapport_types::Role;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Web;
 use super::error::WebError;
 use super::forms::{Body, id};
 use super::session::Person;
-use super::{Web, now};
 
 const MAX_TEXT_BYTES: usize = 256 << 10;
 
@@ -20,6 +20,8 @@ pub(super) struct Given {
     kind: String,
     #[serde(default)]
     value: Value,
+    /// The page's own name for this reaction: sent again under it, it counts once.
+    id: Option<FeedbackId>,
 }
 
 /// `POST /api/feedback`
@@ -32,9 +34,9 @@ pub(super) async fn give(
     if message.role != Role::Assistant {
         return Err(WebError::invalid("message_id", "only replies can be judged"));
     }
-    let now = now();
+    let now = web.now();
     let new = NewFeedback {
-        id: FeedbackId::new(now),
+        id: given.id.unwrap_or_else(|| FeedbackId::new(now)),
         message: Some(message.id),
         reply: None,
         build: message.reply.map(|facts| facts.build).unwrap_or_default(),

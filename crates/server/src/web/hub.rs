@@ -22,9 +22,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
 use super::error::WebError;
-use super::{Web, forms, now};
+use super::{Web, forms};
 use crate::charge::Hold;
 use crate::replies::Counted;
+use crate::{filter, observe};
 
 /// How long a reply counts as being made without being heard of.
 const LEASE_MS: i64 = 30_000;
@@ -32,8 +33,8 @@ const SAVE_EVERY: Duration = Duration::from_secs(2);
 /// How long a finished log is kept.
 const KEPT: Duration = Duration::from_mins(5);
 
-pub(super) fn lease() -> UnixMs {
-    now().plus_ms(LEASE_MS)
+pub(super) fn lease(web: &Web) -> UnixMs {
+    web.now().plus_ms(LEASE_MS)
 }
 
 /// The replies that this server makes or has just made.
@@ -175,8 +176,10 @@ impl Hub {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&live));
         self.n_running.send_modify(|n_running| *n_running += 1);
         let web = web.clone();
+        let observed = observe::current();
         tokio::spawn(async move {
-            let making = tokio::spawn(make(web.clone(), job, Arc::clone(&live)));
+            let making = make(web.clone(), job, Arc::clone(&live));
+            let making = tokio::spawn(observe::within(observed, making));
             if making.await.is_err() {
                 let error = json!({ "error": WebError::broken().form(), "message": null });
                 live.say(Said::new("failed", &error), true);
@@ -204,7 +207,7 @@ async fn make(web: Web, job: Job, live: Arc<Live>) {
     let watch = hold.watch();
     let (sender, mut events) = unbounded_channel();
     let started = match web.generate() {
-        Ok(generate) => start(&web, generate, request, sender).await,
+        Ok(generate) => start(&web, user, generate, request, sender).await,
         Err(_) => Err(GenerateError::EngineStopped),
     };
     let last = match started {
@@ -238,15 +241,19 @@ async fn make(web: Web, job: Job, live: Arc<Live>) {
 /// Starts the engine; the oldest turns go first where the conversation is too long.
 async fn start(
     web: &Web,
+    user: UserId,
     generate: Arc<dyn Generate>,
     mut request: Request,
     sender: UnboundedSender<Event>,
 ) -> Result<Control, GenerateError> {
     let app = Arc::clone(&web.app);
+    let observed = observe::current();
     // Templates and tokenizers may take a while for a long prompt.
     let starting = tokio::task::spawn_blocking(move || {
+        filter::check(&app, &request, Some(user), observed.as_deref())?;
         loop {
-            let (sender, mut counted) = (sender.clone(), Counted::begin(&app));
+            let counted = Counted::begin(&app, observed.clone(), &*generate, &request);
+            let (sender, mut counted) = (sender.clone(), counted);
             let sink = Box::new(move |event: Event| {
                 counted.take(&event);
                 match sender.send(event) {
@@ -303,7 +310,7 @@ async fn follow(
                 Some(event) => take(event, live, written),
             },
             _ = saving.tick() => {
-                let lease = lease();
+                let lease = lease(web);
                 let saved = web
                     .store()
                     .save_progress(user, id, &written.content, written.thought(), lease)

@@ -6,8 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use rapport_store::{
     ConversationChange, ConversationId, MessageId, MessageStatus, NewConversation, NewMessage,
     UnixMs, User,
@@ -15,9 +14,10 @@ use rapport_store::{
 use rapport_types::{Mode, Role};
 use serde_json::{Value, json};
 
+use super::Web;
 use super::error::WebError;
 use super::session::Person;
-use super::{Web, now};
+use crate::body;
 
 /// A conversation of any format.
 struct Chat {
@@ -42,11 +42,12 @@ struct Node {
 pub(super) async fn import(
     State(web): State<Web>,
     Person(user): Person,
-    body: Bytes,
+    request: Request,
 ) -> Result<Json<Value>, WebError> {
+    let body = body::read_bytes(request).await?;
     let document: Value = serde_json::from_slice(&body)
         .map_err(|error| WebError::invalid("file", format!("the file is not JSON: {error}")))?;
-    let (format, chats) = read(&document, &user).ok_or_else(|| {
+    let (format, chats) = read(&document, &user, web.now()).ok_or_else(|| {
         let message = "this is none of the files that can be read: an export of rapport, \
                        conversations.json of ChatGPT, or an export of Open WebUI";
         WebError::invalid("file", message)
@@ -63,18 +64,18 @@ pub(super) async fn import(
     Ok(Json(json!({ "format": format, "imported": n_imported, "skipped": skipped })))
 }
 
-/// What kind of file it is, and the conversations in it.
-fn read(document: &Value, user: &User) -> Option<(&'static str, Vec<Chat>)> {
+/// What kind of file it is, and the conversations in it; those without a time are of `now`.
+fn read(document: &Value, user: &User, now: UnixMs) -> Option<(&'static str, Vec<Chat>)> {
     if document["conversations"].is_array() && document["messages"].is_array() {
         return Some(("rapport", own(document, user)));
     }
     let chats = document.as_array().or_else(|| document["data"].as_array())?;
     let first = chats.first()?;
     if first["mapping"].is_object() {
-        return Some(("chatgpt", chats.iter().map(chatgpt).collect()));
+        return Some(("chatgpt", chats.iter().map(|chat| chatgpt(chat, now)).collect()));
     }
     if first["chat"]["history"]["messages"].is_object() {
-        return Some(("open-webui", chats.iter().map(open_webui).collect()));
+        return Some(("open-webui", chats.iter().map(|chat| open_webui(chat, now)).collect()));
     }
     None
 }
@@ -125,8 +126,8 @@ fn own(document: &Value, user: &User) -> Vec<Chat> {
         .collect()
 }
 
-fn chatgpt(chat: &Value) -> Chat {
-    let created_at = time(&chat["create_time"]).unwrap_or_else(now);
+fn chatgpt(chat: &Value, now: UnixMs) -> Chat {
+    let created_at = time(&chat["create_time"]).unwrap_or(now);
     let node = |(key, node): (&String, &Value)| {
         let message = &node["message"];
         let role = match message["author"]["role"].as_str() {
@@ -152,8 +153,8 @@ fn chatgpt(chat: &Value) -> Chat {
     }
 }
 
-fn open_webui(chat: &Value) -> Chat {
-    let created_at = time(&chat["created_at"]).unwrap_or_else(now);
+fn open_webui(chat: &Value, now: UnixMs) -> Chat {
+    let created_at = time(&chat["created_at"]).unwrap_or(now);
     let history = &chat["chat"]["history"];
     let node = |(key, message): (&String, &Value)| {
         let role = match message["role"].as_str() {

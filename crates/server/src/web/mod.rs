@@ -13,34 +13,41 @@ mod error;
 mod feedback;
 mod forms;
 mod hub;
+mod id_token;
 mod import;
+mod model;
+mod oidc;
 mod pages;
 mod prompt;
+mod reading;
 mod replies;
 mod session;
 mod settings;
 mod style;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, patch, post, put};
-use rapport_store::{Error, Secret, Store, UnixMs, UserRole};
+use axum::routing::{delete, get, patch, post};
+use rapport_store::{Error, Plans, Secret, Store, UnixMs, UserRole};
 use rapport_types::Generate;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
 use crate::App;
-use crate::charge::Plans;
+use crate::charge::OpenKeys;
+use crate::clock::Clock;
 
+pub use oidc::{AdminClaim, InvalidOidc, Oidc, OidcConfig};
 pub use pages::Pages;
-pub use prompt::Persona;
+pub use prompt::{Persona, PersonaText};
+pub use reading::ReadMessages;
 
 use error::WebError;
 use hub::Hub;
+use replies::PrivateReplies;
 use session::SignIns;
 use settings::Settings;
 
@@ -56,6 +63,11 @@ pub struct AccountsConfig {
     /// Whether browsers reach this server over TLS: the session's cookie is then sent over nothing
     /// else.
     pub has_tls: bool,
+    /// How long conversations without a new message are kept, unless an administrator has set it.
+    pub retention_days: Option<u32>,
+    pub clock: Arc<dyn Clock>,
+    /// Another provider to sign in through.
+    pub oidc: Option<Oidc>,
 }
 
 /// People, and what the server knows of them.
@@ -69,8 +81,16 @@ pub struct Accounts {
     personas: Vec<Persona>,
     pages: Pages,
     hub: Hub,
+    private: PrivateReplies,
     sign_ins: SignIns,
     has_tls: bool,
+    retention_days: Option<u32>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) keys: OpenKeys,
+    oidc: Option<Arc<Oidc>>,
+    reader: Option<Arc<dyn ReadMessages>>,
+    /// What stands first in what a model is told.
+    policy: Option<String>,
 }
 
 const SECRET_KEY: &str = "instance_secret";
@@ -83,18 +103,51 @@ impl Accounts {
     /// # Errors
     /// The store cannot be read or written.
     pub async fn open(config: AccountsConfig) -> Result<Self, Error> {
-        let AccountsConfig { store, plans, personas, pages, has_tls } = config;
-        if instance_secret(&store).await?.is_none() {
-            let mut bytes = [0; 32];
-            getrandom::fill(&mut bytes)
-                .map_err(|source| Error::Internal { source: source.into() })?;
-            let put = [(SECRET_KEY.to_owned(), Value::String(hex(&bytes)))].into();
-            store.put_settings(&put).await?;
-        }
-        // Another server may have been here at the same time: what is stored counts.
-        let secret = instance_secret(&store).await?.ok_or(Error::NotFound { what: "setting" })?;
-        let (hub, sign_ins) = (Hub::default(), SignIns::default());
-        Ok(Self { store, plans, secret, personas, pages, hub, sign_ins, has_tls })
+        let AccountsConfig { store, plans, personas, pages, has_tls, retention_days, clock, oidc } =
+            config;
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(|source| Error::Internal { source: source.into() })?;
+        // Another server may be here for the first time as well: what is stored counts.
+        let text = store.setting_or_put(SECRET_KEY, &Value::String(hex(&bytes))).await?;
+        let text = text.as_str().ok_or(Error::NotFound { what: "setting" })?;
+        Ok(Self {
+            store,
+            plans,
+            secret: Sha256::digest(text).into(),
+            personas,
+            pages,
+            hub: Hub::default(),
+            private: PrivateReplies::default(),
+            sign_ins: SignIns::default(),
+            has_tls,
+            retention_days,
+            clock,
+            keys: OpenKeys::default(),
+            oidc: oidc.map(Arc::new),
+            reader: None,
+            policy: None,
+        })
+    }
+
+    pub(crate) fn now(&self) -> UnixMs {
+        self.clock.now()
+    }
+
+    /// What an administrator has set, over what the server was started with.
+    pub(crate) async fn settings(&self) -> Result<Settings, Error> {
+        Ok(Settings::read(&self.store.settings().await?, self.retention_days))
+    }
+
+    /// Messages are read, and whoever may be in danger is helped first.
+    #[must_use]
+    pub fn with_reader(self, reader: Arc<dyn ReadMessages>) -> Self {
+        Self { reader: Some(reader), ..self }
+    }
+
+    /// Rules stand first in what a model is told, before every persona.
+    #[must_use]
+    pub fn with_policy(self, policy: String) -> Self {
+        Self { policy: Some(policy), ..self }
     }
 
     /// A token for the page `/setup#TOKEN`, where somebody needs one: before there is any account,
@@ -103,7 +156,7 @@ impl Accounts {
     /// # Errors
     /// The store cannot be read or written.
     pub async fn first_link(&self) -> Result<Option<Secret>, Error> {
-        let now = now();
+        let now = self.now();
         let until = now.plus_ms(LINK_MS);
         let users = self.store.users(None, 2).await?;
         match users.as_slice() {
@@ -121,21 +174,10 @@ impl Accounts {
     }
 }
 
-async fn instance_secret(store: &Store) -> Result<Option<[u8; 32]>, Error> {
-    let settings = store.settings().await?;
-    let Some(Value::String(text)) = settings.get(SECRET_KEY) else { return Ok(None) };
-    Ok(Some(Sha256::digest(text).into()))
-}
-
 fn hex(bytes: &[u8]) -> String {
     let digits = b"0123456789abcdef";
     let pair = |byte: &u8| [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]];
     bytes.iter().flat_map(pair).map(char::from).collect()
-}
-
-pub(crate) fn now() -> UnixMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    UnixMs(since.map_or(0, |since| since.as_millis() as i64))
 }
 
 /// What every route here sees.
@@ -154,93 +196,80 @@ impl Web {
         self.app.models.first().cloned().ok_or_else(WebError::broken)
     }
 
+    fn now(&self) -> UnixMs {
+        self.accounts.now()
+    }
+
     async fn settings(&self) -> Result<Settings, WebError> {
-        Ok(Settings::read(&self.store().settings().await?))
+        Ok(self.accounts.settings().await?)
     }
 }
 
 /// Chats of other programs are larger than anything else that is sent.
 const MAX_IMPORT_BYTES: usize = 128 << 20;
 
+crate::route_table! {
+    Web;
+    "/session" => get(session::show).post(session::sign_in).delete(session::sign_out),
+    "/model" => get(model::show),
+    "/model/retry" => post(model::retry),
+    "/setup" => post(session::set_up),
+    "/sign-up" => post(session::sign_up),
+    "/auth/oidc/start" => get(oidc::start),
+    "/auth/oidc/callback" => get(oidc::callback),
+    "/conversations" => get(chats::list).post(chats::create),
+    "/conversations/{id}" => get(chats::get).patch(chats::change).delete(chats::delete),
+    "/conversations/{id}/messages" => post(replies::send),
+    "/conversations/{id}/shares" => post(chats::share),
+    "/messages/{id}/replies" => post(replies::regenerate),
+    "/messages/{id}/reading" => get(reading::get),
+    "/messages/{id}/continue" => post(replies::go_on),
+    "/replies/{id}/events" => get(replies::events),
+    "/replies/{id}/stop" => post(replies::stop),
+    "/replies/{id}/answer-now" => post(replies::answer_now),
+    "/private/replies" => post(replies::private),
+    "/private/replies/{id}/answer-now" => post(replies::private_answer_now),
+    "/search" => get(chats::search),
+    "/folders" => get(chats::folders).post(chats::create_folder),
+    "/folders/{id}" => patch(chats::rename_folder).delete(chats::delete_folder),
+    "/shares" => get(chats::shares),
+    "/shares/{id}" => delete(chats::delete_share),
+    "/shared/{token}" => get(chats::shared),
+    "/import" => post(import::import).layer(DefaultBodyLimit::max(MAX_IMPORT_BYTES)),
+    "/feedback" => post(feedback::give),
+    "/personas" => get(style::personas),
+    "/style" => get(style::get).put(style::put).delete(style::reset),
+    "/style/undo" => post(style::undo),
+    "/memory" => get(style::memories).post(style::remember).delete(style::forget_all),
+    "/memory/{id}" => patch(style::change_memory).delete(style::forget),
+    "/account" => get(account::get).patch(account::change).delete(account::delete),
+    "/account/password" => post(account::set_password),
+    "/account/consent" => get(account::consent).put(account::set_consent),
+    "/account/identities" => post(oidc::connect),
+    "/account/keys" => get(account::keys).post(account::create_key),
+    "/account/keys/{id}" => delete(account::delete_key),
+    "/account/usage" => get(account::usage),
+    "/account/usage.csv" => get(account::usage_csv),
+    "/account/invoices/{month}" => get(account::invoice),
+    "/account/export" => get(account::export),
+    "/admin/users" => get(admin::users).post(admin::create_user),
+    "/admin/users/{id}" => patch(admin::change_user).delete(admin::delete_user),
+    "/admin/keys" => get(admin::keys),
+    "/admin/keys/{id}" => delete(admin::delete_key),
+    "/admin/plans" => get(admin::plans),
+    "/admin/models" => get(admin::models),
+    "/admin/live" => get(admin::live),
+    "/admin/feedback" => get(admin::feedback),
+    "/admin/feedback/days" => get(admin::feedback_days),
+    "/admin/settings" => get(admin::settings).patch(admin::change_settings).put(admin::change_settings),
+}
+
 pub(crate) fn routes(app: &App, accounts: &Arc<Accounts>) -> Router<App> {
     let web = Web { app: Arc::clone(app), accounts: Arc::clone(accounts) };
-    let import = post(import::import).layer(DefaultBodyLimit::max(MAX_IMPORT_BYTES));
-    let api = Router::new()
-        .route("/session", get(session::show).post(session::sign_in).delete(session::sign_out))
-        .route("/setup", post(session::set_up))
-        .route("/sign-up", post(session::sign_up))
-        .route("/conversations", get(chats::list).post(chats::create))
-        .route("/conversations/{id}", get(chats::get).patch(chats::change).delete(chats::delete))
-        .route("/conversations/{id}/messages", post(replies::send))
-        .route("/conversations/{id}/shares", post(chats::share))
-        .route("/messages/{id}/replies", post(replies::regenerate))
-        .route("/messages/{id}/continue", post(replies::go_on))
-        .route("/replies/{id}/events", get(replies::events))
-        .route("/replies/{id}/stop", post(replies::stop))
-        .route("/replies/{id}/answer-now", post(replies::answer_now))
-        .route("/private/replies", post(replies::private))
-        .route("/search", get(chats::search))
-        .route("/folders", get(chats::folders).post(chats::create_folder))
-        .route("/folders/{id}", patch(chats::rename_folder).delete(chats::delete_folder))
-        .route("/shares", get(chats::shares))
-        .route("/shares/{id}", delete(chats::delete_share))
-        .route("/shared/{token}", get(chats::shared))
-        .route("/import", import)
-        .route("/feedback", post(feedback::give))
-        .route("/personas", get(style::personas))
-        .route("/style", get(style::get).put(style::put).delete(style::reset))
-        .route("/style/undo", post(style::undo))
-        .route("/memory", get(style::memories).post(style::remember).delete(style::forget_all))
-        .route("/memory/{id}", patch(style::change_memory).delete(style::forget))
-        .route("/account", get(account::get).patch(account::change).delete(account::delete))
-        .route("/account/password", post(account::set_password))
-        .route("/account/consent", get(account::consent).put(account::set_consent))
-        .route("/account/keys", get(account::keys).post(account::create_key))
-        .route("/account/keys/{id}", delete(account::delete_key))
-        .route("/account/usage", get(account::usage))
-        .route("/account/usage.csv", get(account::usage_csv))
-        .route("/account/invoices/{month}", get(account::invoice))
-        .route("/account/export", get(account::export))
-        .route("/admin/users", get(admin::users).post(admin::create_user))
-        .route("/admin/users/{id}", patch(admin::change_user).delete(admin::delete_user))
-        .route("/admin/keys", get(admin::keys))
-        .route("/admin/keys/{id}", delete(admin::delete_key))
-        .route("/admin/plans", get(admin::plans))
-        .route("/admin/models", get(admin::models))
-        .route("/admin/live", get(admin::live))
-        .route("/admin/feedback", get(admin::feedback))
-        .route("/admin/feedback/days", get(admin::feedback_days))
-        .route("/admin/settings", get(admin::settings).patch(admin::change_settings))
-        .route("/admin/settings", put(admin::change_settings))
+    let api = table()
         .fallback(|| async { WebError::not_found("page") })
         .layer(axum::middleware::from_fn_with_state(web.clone(), session::guard));
     Router::new().nest("/api", api).fallback(pages::page).with_state(web)
-}
-
-/// How often replies are looked for whose server has died.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// In these steps: what has expired is deleted every hour.
-const DELETE_EVERY: u64 = 120;
-
-/// What has to be done now and then while the server runs.
-pub(crate) fn start_chores(app: &App) -> Option<JoinHandle<()>> {
-    let accounts = Arc::clone(app.accounts.as_ref()?);
-    Some(tokio::spawn(async move {
-        for n_steps in 0_u64.. {
-            // What fails now is done the next time.
-            let _ = accounts.store.stop_abandoned(now()).await;
-            if n_steps % DELETE_EVERY == 0 {
-                let _ = accounts.store.delete_expired(now()).await;
-                let settings = accounts.store.settings().await;
-                let retention = settings.ok().and_then(|all| Settings::read(&all).retention_days);
-                if let Some(days) = retention {
-                    let before = now().plus_ms(-i64::from(days) * UnixMs::DAY_MS);
-                    let _ = accounts.store.delete_conversations_before(before).await;
-                }
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }))
 }
 
 /// Ends the chores, and the replies that go on without a reader, when the server ends.

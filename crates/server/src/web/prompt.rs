@@ -1,11 +1,14 @@
 //! What a model is told before a conversation: who it is to be, and how this person wants to be
 //! spoken to.
 //!
-//! One system message, in a fixed order (persona, style, instructions, memories), so that what was
+//! One system message, in a fixed order (policy, persona, style, instructions, memories), so that what was
 //! computed of it is found again; none at all where there is nothing to say.
+
+use std::collections::BTreeMap;
 
 use rapport_store::User;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::Web;
 use super::error::WebError;
@@ -22,9 +25,18 @@ pub struct Persona {
     pub description: String,
     /// As BCP 47 has them.
     pub languages: Vec<String>,
+    /// The tagline and the description in other languages than English.
+    pub texts: BTreeMap<String, PersonaText>,
     /// What the model is told; empty for the default.
     #[serde(skip)]
     pub prompt: String,
+}
+
+/// How a persona is shown in one language.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PersonaText {
+    pub tagline: String,
+    pub description: String,
 }
 
 /// How somebody wants to be spoken to.
@@ -131,27 +143,34 @@ impl Sliders {
 }
 
 impl StyleBody {
-    /// What of this reaches the model, in plain words for the person.
-    pub(super) fn explanation(&self, personas: &[Persona], n_memories: usize) -> Vec<String> {
+    /// What of this reaches the model, for the person: each a plain sentence in English (`text`),
+    /// and what it is `about`, so that a page can say it in another language.
+    pub(super) fn explanation(&self, personas: &[Persona], n_memories: usize) -> Vec<Value> {
         let mut lines = Vec::new();
         if let Some(persona) =
             personas.iter().find(|known| Some(&known.id) == self.persona.as_ref())
         {
-            lines.push(format!("You chose {}: {}", persona.name, persona.tagline));
+            let text = format!("You chose {}: {}", persona.name, persona.tagline);
+            lines.push(json!({ "about": "persona", "persona": persona.id, "text": text }));
         }
         for (name, told) in self.sliders.sentences() {
-            lines.push(format!("You set {name}; the assistant is told: “{told}”"));
+            let text = format!("You set {name}; the assistant is told: “{told}”");
+            lines.push(json!({ "about": "slider", "slider": name, "told": told, "text": text }));
         }
         if !self.instructions.trim().is_empty() {
-            lines.push("Your own instructions are given word for word.".to_owned());
+            let text = "Your own instructions are given word for word.";
+            lines.push(json!({ "about": "instructions", "text": text }));
         }
-        match n_memories {
-            0 => {}
-            1 => lines.push("One thing you asked it to remember is given with them.".to_owned()),
-            n => lines.push(format!("{n} things you asked it to remember are given with them.")),
+        if n_memories > 0 {
+            let text = match n_memories {
+                1 => "One thing you asked it to remember is given with them.".to_owned(),
+                n => format!("{n} things you asked it to remember are given with them."),
+            };
+            lines.push(json!({ "about": "memories", "n": n_memories, "text": text }));
         }
         if lines.is_empty() {
-            lines.push("Nothing is set: the assistant talks as it was trained to.".to_owned());
+            let text = "Nothing is set: the assistant talks as it was trained to.";
+            lines.push(json!({ "about": "nothing", "text": text }));
         }
         lines
     }
@@ -175,7 +194,7 @@ pub(super) async fn system(
     let memories = web.store().memories(user.id).await?;
     let wanted = persona.or(style.persona.as_deref()).or(settings.default_persona.as_deref());
     let persona = web.accounts.personas.iter().find(|known| Some(known.id.as_str()) == wanted);
-    let mut parts = Vec::new();
+    let mut parts: Vec<String> = web.accounts.policy.iter().cloned().collect();
     if let Some(persona) = persona.filter(|persona| !persona.prompt.is_empty()) {
         parts.push(persona.prompt.clone());
     }

@@ -1,7 +1,8 @@
 //! Saying something, and reading what is answered.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
@@ -12,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use rapport_store::{Message, MessageId, MessageStatus, NewReply, NewTurn, User, UserId};
 use rapport_types::{
-    Event, FinishReason, Message as Said, Mode, OutputFormat, PromptForm, Request, Role,
-    SamplingDraft, ThinkingBudget, Tools,
+    AdapterChoice, Control, Event, FinishReason, Message as Said, Mode, OutputFormat, PromptForm,
+    Request, Role, SamplingDraft, ThinkingBudget, Tools,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,8 +23,9 @@ use sha2::{Digest, Sha256};
 use super::error::WebError;
 use super::forms::{self, Body, id, parsed};
 use super::hub::{self, Job, Live};
+use super::reading::{form_of_answer, with_guidance};
 use super::session::Person;
-use super::{Web, chats, now, prompt};
+use super::{Web, chats, prompt};
 use crate::charge::{Hold, Holder, for_holder};
 use crate::events::{self, Frame, Wording};
 use crate::replies::Replies;
@@ -66,12 +68,17 @@ pub(super) async fn send(
     branch.push(Said::user(new.content.as_str()));
     let settings = web.settings().await?;
     let system = prompt::system(&web, &settings, &user, conversation.persona.as_deref()).await?;
+    let format = form_of_answer(web.accounts.reader.as_ref(), &branch);
+    let system = with_guidance(web.accounts.reader.as_ref(), system, &branch);
     let holder = Holder::of(&web.accounts, &user, None);
-    let mut request = request(system, branch, mode, &holder);
+    let mut request = Request { format, ..request(system, branch, mode, &holder) };
     let generate = web.generate()?;
     let hold = Hold::take(&web.accounts, &holder, &generate, &mut request).await?;
     let mut other = None;
-    if mode != Mode::Thinking && is_choice(&new.client_id, settings.choice_every) {
+    if mode != Mode::Thinking
+        && request.format == OutputFormat::Text
+        && is_choice(&new.client_id, settings.choice_every)
+    {
         // Where the plan has no room for two, there is one.
         let mut request = request.clone();
         let hold = Hold::take(&web.accounts, &holder, &generate, &mut request).await;
@@ -84,9 +91,9 @@ pub(super) async fn send(
         content: &new.content,
         mode,
         has_alternative: other.is_some(),
-        lease_until: hub::lease(),
+        lease_until: hub::lease(&web),
     };
-    let turn = web.store().begin_turn(user.id, turn, now()).await?;
+    let turn = web.store().begin_turn(user.id, turn, web.now()).await?;
     let form = |message: &Message| forms::message(message, None);
     let body = json!({
         "user": form(&turn.user),
@@ -142,6 +149,7 @@ fn request(system: Option<String>, branch: Vec<Said>, mode: Mode, holder: &Holde
         stop: Vec::new(),
         format: OutputFormat::Text,
         tools: Tools::default(),
+        adapter: AdapterChoice::Default,
         caller: holder.caller,
     }
 }
@@ -158,7 +166,10 @@ async fn request_for(
     let conversation = web.store().conversation(user.id, message.conversation).await?;
     let settings = web.settings().await?;
     let system = prompt::system(web, &settings, user, conversation.persona.as_deref()).await?;
-    Ok(request(system, branch.into_iter().map(said).collect(), mode, holder))
+    let branch: Vec<Said> = branch.into_iter().map(said).collect();
+    let format = form_of_answer(web.accounts.reader.as_ref(), &branch);
+    let system = with_guidance(web.accounts.reader.as_ref(), system, &branch);
+    Ok(Request { format, ..request(system, branch, mode, holder) })
 }
 
 #[derive(Deserialize)]
@@ -183,9 +194,9 @@ pub(super) async fn regenerate(
     let mut request = request_for(&web, &user, &message, mode, &holder).await?;
     let hold = Hold::take(&web.accounts, &holder, &web.generate()?, &mut request).await?;
     let client_id = &again.client_id;
-    let lease_until = hub::lease();
+    let lease_until = hub::lease(&web);
     let new = NewReply { client_id, user_message: message.id, mode, lease_until };
-    let begun = web.store().begin_reply(user.id, new, now()).await?;
+    let begun = web.store().begin_reply(user.id, new, web.now()).await?;
     let body = json!({ "reply": forms::message(&begun.reply, None) });
     if begun.is_new {
         let job = Job { user: user.id, message: begun.reply, request, hold };
@@ -210,10 +221,10 @@ pub(super) async fn go_on(
         request.prompt_form = PromptForm::Prefilled;
     }
     let hold = Hold::take(&web.accounts, &holder, &web.generate()?, &mut request).await?;
-    let lease = hub::lease();
+    let lease = hub::lease(&web);
     let client_id = &again.client_id;
     let mut begun =
-        web.store().continue_reply(user.id, client_id, message.id, lease, now()).await?;
+        web.store().continue_reply(user.id, client_id, message.id, lease, web.now()).await?;
     let body = json!({ "reply": forms::message(&begun.reply, None) });
     if begun.is_new {
         if begun.reply.content.is_empty() {
@@ -375,8 +386,32 @@ impl Waiting {
     }
 }
 
+/// Private replies while they are made, by the names that their pages gave them: what a page needs
+/// to end a thought. Nothing of it outlives the reply.
+#[derive(Debug, Default)]
+pub(super) struct PrivateReplies(Mutex<HashMap<(UserId, String), Control>>);
+
+impl PrivateReplies {
+    fn put(&self, key: (UserId, String), control: Control) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, control);
+    }
+
+    fn get(&self, key: &(UserId, String)) -> Option<Control> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn forget(&self, key: &(UserId, String)) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+const MAX_NAME_BYTES: usize = 64;
+
 #[derive(Deserialize)]
 pub(super) struct PrivateChat {
+    /// How the page will call this reply; new for each.
+    #[serde(default)]
+    id: Option<String>,
     messages: Vec<PrivateMessage>,
     mode: Option<String>,
     persona: Option<String>,
@@ -408,20 +443,58 @@ pub(super) async fn private(
         Some(last) if last.role == Role::User => check_content(&last.content)?,
         _ => return Err(WebError::invalid("messages", "the last message must be the person's")),
     }
+    let id = chat.id.filter(|id| !id.is_empty());
+    if id.as_ref().is_some_and(|id| id.len() > MAX_NAME_BYTES) {
+        let message = format!("the name of a reply has at most {MAX_NAME_BYTES} bytes");
+        return Err(WebError::invalid("id", message));
+    }
+    let persona = chats::check_persona(&web, chat.persona)?;
     let settings = web.settings().await?;
-    let system = prompt::system(&web, &settings, &user, chat.persona.as_deref()).await?;
+    let system = prompt::system(&web, &settings, &user, persona.as_deref()).await?;
+    let format = form_of_answer(web.accounts.reader.as_ref(), &branch);
+    let system = with_guidance(web.accounts.reader.as_ref(), system, &branch);
     let holder = Holder::of(&web.accounts, &user, None);
-    let request = request(system, branch, mode, &holder);
+    let request = Request { format, ..request(system, branch, mode, &holder) };
     let generate = web.generate()?;
     let starting = Replies::start(&web.app, &generate, vec![request]);
     let replies = for_holder(holder.clone(), starting).await?;
-    let words =
-        PrivateWords { holder, mode, thought: String::new(), content: String::new(), choice: None };
+    let named = id.zip(replies.control()).map(|(id, control)| {
+        let key = (user.id, id);
+        web.accounts.private.put(key.clone(), control);
+        Named { web: web.clone(), key }
+    });
+    let (thought, content, choice) = (String::new(), String::new(), None);
+    let words = PrivateWords { web, _named: named, holder, mode, thought, content, choice };
     Ok(events::stream(replies, words))
+}
+
+/// `POST /api/private/replies/{id}/answer-now`
+pub(super) async fn private_answer_now(
+    State(web): State<Web>,
+    Person(user): Person,
+    Path(id): Path<String>,
+) -> Result<StatusCode, WebError> {
+    let control = web.accounts.private.get(&(user.id, id));
+    control.ok_or_else(|| WebError::not_found("reply"))?.answer_now();
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// The name of a private reply, which goes with it.
+struct Named {
+    web: Web,
+    key: (UserId, String),
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        self.web.accounts.private.forget(&self.key);
+    }
 }
 
 /// A private reply in the words of a stored one.
 struct PrivateWords {
+    _named: Option<Named>,
+    web: Web,
     holder: Holder,
     mode: Mode,
     thought: String,
@@ -479,8 +552,8 @@ impl Wording for PrivateWords {
                         "prompt_ms": timings.prompt_ms,
                         "decode_ms": timings.decode_ms,
                     },
-                    "cost_microdollars": self.holder.plan.cost_micros(&usage),
-                    "created_ms": now(),
+                    "cost_microdollars": self.holder.plan.price.cost_micros(&usage),
+                    "created_ms": self.web.now(),
                     "error": null,
                     "feedback": { "thumb": null, "chips": [], "comment": null },
                     "choice_of": null,

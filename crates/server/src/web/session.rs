@@ -10,15 +10,16 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use rapport_store::{Error, NewUser, UnixMs, User, UserRole};
+use rapport_store::{Error, NewUser, Secret, UnixMs, User, UserId, UserRole};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::WebError;
 use super::forms::{self, Body};
-use super::{Accounts, Web, now};
+use super::{Accounts, Web, model};
 use crate::access::is_same;
-use crate::charge::SEEN_STEP_MS;
+use crate::charge::{Holder, SEEN_STEP_MS};
+use crate::observe;
 
 const COOKIE: &str = "rapport_session";
 const CSRF: HeaderName = HeaderName::from_static("x-rapport-csrf");
@@ -38,6 +39,12 @@ pub(super) struct Viewer {
     user: Option<User>,
     /// The secret of the session, while it lasts.
     session: Option<String>,
+}
+
+impl Viewer {
+    pub(super) fn user(&self) -> Option<&User> {
+        self.user.as_ref()
+    }
 }
 
 impl FromRequestParts<Web> for Viewer {
@@ -81,9 +88,9 @@ pub(super) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Result<Response, WebError> {
-    let mut viewer = Viewer { user: None, session: session_of(request.headers()) };
+    let mut viewer = Viewer { user: None, session: cookie_of(request.headers(), COOKIE) };
     if let Some(session) = &viewer.session {
-        viewer.user = web.store().session_user(session, now()).await?;
+        viewer.user = web.store().session_user(session, web.now()).await?;
     }
     if viewer.user.is_none() {
         viewer.session = None;
@@ -98,10 +105,13 @@ pub(super) async fn guard(
         }
     }
     if let Some(user) = &viewer.user
-        && user.last_seen_at.is_none_or(|at| at.plus_ms(SEEN_STEP_MS) < now())
+        && user.last_seen_at.is_none_or(|at| at.plus_ms(SEEN_STEP_MS) < web.now())
     {
-        let (store, id) = (web.store().clone(), user.id);
-        tokio::spawn(async move { store.touch_user(id, now()).await });
+        let (store, id, now) = (web.store().clone(), user.id, web.now());
+        tokio::spawn(async move { store.touch_user(id, now).await });
+    }
+    if let Some(user) = &viewer.user {
+        observe::note_caller(&Holder::of(&web.accounts, user, None).caller);
     }
     request.extensions_mut().insert(viewer);
     let mut response = next.run(request).await;
@@ -112,10 +122,11 @@ pub(super) async fn guard(
     Ok(response)
 }
 
-fn session_of(headers: &HeaderMap) -> Option<String> {
+/// The value of a cookie.
+pub(super) fn cookie_of(headers: &HeaderMap, name: &str) -> Option<String> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|cookies| cookies.split(';'));
-    let secret = pairs.find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))?;
+    let secret = pairs.find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))?;
     Some(secret.to_owned())
 }
 
@@ -137,7 +148,8 @@ async fn describe(
     session: Option<&str>,
 ) -> Result<Value, WebError> {
     let settings = web.settings().await?;
-    let model = web.generate()?.model();
+    let has_users = web.store().has_users().await?;
+    let model = model::form(web, user, has_users)?;
     Ok(json!({
         "user": user.map(forms::user),
         "csrf": web.accounts.csrf(session),
@@ -145,31 +157,48 @@ async fn describe(
             "name": settings.instance_name,
             "version": env!("CARGO_PKG_VERSION"),
             "sign_up": settings.sign_up,
-            "oidc": [],
-            "set_up": web.store().has_users().await?,
+            "oidc": web.accounts.oidc.iter().map(|oidc| oidc.form()).collect::<Vec<_>>(),
+            "set_up": has_users,
         },
-        "model": {
-            "state": "ready",
-            "name": model.name,
-            "context_tokens": model.context_tokens,
-        },
+        "model": model,
     }))
 }
 
-/// A new session for somebody who has shown who they are; the one before ends, so that nobody can
-/// have planted it.
+impl Viewer {
+    pub(super) fn user_id(&self) -> Option<UserId> {
+        self.user.as_ref().map(|user| user.id)
+    }
+}
+
+/// The secret of a new session for somebody who has shown who they are; the one before ends, so
+/// that nobody can have planted it.
+async fn open(web: &Web, viewer: &Viewer, user: &User) -> Result<Secret, WebError> {
+    if let Some(before) = &viewer.session {
+        web.store().end_session(before).await?;
+    }
+    let now = web.now();
+    let until = now.plus_ms(SESSION_DAYS * UnixMs::DAY_MS);
+    Ok(web.store().start_session(user.id, now, until).await?)
+}
+
+/// A new session as its cookie.
+pub(super) async fn begin(
+    web: &Web,
+    viewer: &Viewer,
+    user: &User,
+) -> Result<HeaderValue, WebError> {
+    let secret = open(web, viewer, user).await?;
+    cookie(&web.accounts, secret.reveal(), SESSION_DAYS * 86_400)
+}
+
+/// A new session with what the page has to know.
 async fn start(
     web: &Web,
     viewer: &Viewer,
     user: &User,
     status: StatusCode,
 ) -> Result<Response, WebError> {
-    if let Some(before) = &viewer.session {
-        web.store().end_session(before).await?;
-    }
-    let now = now();
-    let until = now.plus_ms(SESSION_DAYS * UnixMs::DAY_MS);
-    let secret = web.store().start_session(user.id, now, until).await?;
+    let secret = open(web, viewer, user).await?;
     let body = describe(web, Some(user), Some(secret.reveal())).await?;
     let mut response = (status, Json(body)).into_response();
     let cookie = cookie(&web.accounts, secret.reveal(), SESSION_DAYS * 86_400)?;
@@ -233,12 +262,14 @@ pub(super) async fn set_up(
         plan: &default_plan,
         password,
     };
-    let user = match store.join(&token, new, now()).await {
+    let user = match store.join(&token, new, web.now()).await {
         Ok(user) if user.role == UserRole::Admin => {
             store.set_plan(user.id, ADMIN_PLAN).await?;
+            // Of every start before, and of servers that started together: the first is in charge.
+            store.end_join_links().await?;
             store.user(user.id).await?
         }
-        Err(Error::NotFound { .. }) => match store.sign_in_by_link(&token, now()).await {
+        Err(Error::NotFound { .. }) => match store.sign_in_by_link(&token, web.now()).await {
             Ok(user) => {
                 if let Some(password) = password {
                     store.set_password(user.id, password).await?;
@@ -274,7 +305,7 @@ pub(super) async fn sign_up(
         plan: &settings.default_plan,
         password: Some(&credentials.password),
     };
-    let user = web.store().create_user(new, now()).await?;
+    let user = web.store().create_user(new, web.now()).await?;
     start(&web, &viewer, &user, StatusCode::CREATED).await
 }
 

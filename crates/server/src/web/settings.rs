@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 /// The settings, each with its default where it was never put.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     pub(super) instance_name: String,
     /// Whether strangers may make accounts.
     pub(super) sign_up: bool,
     /// Conversations without a message for so long are deleted, unless pinned.
-    pub(super) retention_days: Option<u32>,
+    pub(crate) retention_days: Option<u32>,
     pub(super) default_persona: Option<String>,
     pub(super) default_plan: String,
     /// About one turn in this many has two replies to choose from; 0 is never.
@@ -19,13 +19,13 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn read(all: &BTreeMap<String, Value>) -> Self {
+    pub(super) fn read(all: &BTreeMap<String, Value>, retention_days: Option<u32>) -> Self {
         let text = |key: &str| all.get(key).and_then(Value::as_str).map(str::to_owned);
         let number = |key: &str| all.get(key).and_then(Value::as_u64).map(|found| found as u32);
         Self {
             instance_name: text("instance_name").unwrap_or_else(|| "Rapport".to_owned()),
             sign_up: all.get("sign_up").and_then(Value::as_bool).unwrap_or(false),
-            retention_days: number("retention_days"),
+            retention_days: number("retention_days").or(retention_days),
             default_persona: text("default_persona"),
             default_plan: text("default_plan").unwrap_or_else(|| "free".to_owned()),
             choice_every: number("choice_every").unwrap_or(25),

@@ -7,11 +7,11 @@ use rapport_store::User;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Web;
 use super::error::WebError;
 use super::forms::{self, Body, id};
 use super::prompt::{StyleBody, style_of};
 use super::session::Person;
-use super::{Web, now};
 
 const MAX_INSTRUCTIONS_CHARACTERS: usize = 4_000;
 const MAX_MEMORY_CHARACTERS: usize = 1_000;
@@ -79,7 +79,7 @@ pub(super) async fn put(
 
 async fn save(web: &Web, user: &User, body: &Value) -> Result<(), WebError> {
     let version = web.store().style(user.id).await?.map_or(0, |style| style.version);
-    web.store().put_style(user.id, version, body, now()).await?;
+    web.store().put_style(user.id, version, body, web.now()).await?;
     Ok(())
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn undo(
     State(web): State<Web>,
     Person(user): Person,
 ) -> Result<Json<Value>, WebError> {
-    web.store().undo_style(user.id, now()).await?;
+    web.store().undo_style(user.id, web.now()).await?;
     described(&web, &user).await
 }
 
@@ -139,7 +139,7 @@ pub(super) async fn remember(
         let message = format!("there are {MAX_MEMORIES} memories: forget one first");
         return Err(WebError::conflict(&message));
     }
-    let memory = web.store().remember(user.id, text, "user", now()).await?;
+    let memory = web.store().remember(user.id, text, "user", web.now()).await?;
     Ok((StatusCode::CREATED, Json(forms::memory(&memory))))
 }
 
@@ -151,7 +151,7 @@ pub(super) async fn change_memory(
     Body(new): Body<Remembered>,
 ) -> Result<Json<Value>, WebError> {
     let id = id(&text, "memory")?;
-    let memory = web.store().change_memory(user.id, id, new.checked()?, now()).await?;
+    let memory = web.store().change_memory(user.id, id, new.checked()?, web.now()).await?;
     Ok(Json(forms::memory(&memory)))
 }
 

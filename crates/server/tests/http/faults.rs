@@ -6,8 +6,9 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rapport_server::ServerConfig;
+use rapport_server::{ServerConfig, TimeLimits};
 use rapport_testkit::{Script, ScriptedEngine};
+use rapport_types::GenerateError;
 use serde_json::{Value, json};
 
 use crate::harness::{Running, ask, config, serve};
@@ -108,6 +109,22 @@ fn f13_bodies_that_are_no_request_are_refused() {
 }
 
 #[test]
+fn f13_paths_and_queries_that_cannot_be_read_are_refused_as_everything_is() {
+    let server = Running::start("ok");
+    for path in [
+        "/v1/responses/x/input_items?order=asc&order=asc",
+        "/v1/responses/x/input_items?limit=many",
+        "/v1/responses/%FF/input_items",
+        "/v1/models/%FF%FE",
+        "/v1/chat/deferred-completion/%C0",
+    ] {
+        let answered = server.send("GET", path, None);
+        assert_eq!(answered.status, 400, "{path}: {}", answered.text);
+        assert_eq!(answered.json()["error"]["type"], "invalid_request_error", "{path}");
+    }
+}
+
+#[test]
 fn f16_wrong_content_types_are_refused_and_unknown_fields_change_nothing() {
     let server = Running::start("ok");
     let body = ask(&json!({ "chat_template_kwargs": { "messages": [] }, "discard": -1 }));
@@ -177,7 +194,8 @@ fn f30_a_reply_that_takes_too_long_is_cut_with_an_error() {
     assert!(!rest.iter().any(|line| line.contains("[DONE]")), "{rest:?}");
 }
 
-fn stream_lines(server: &Running) -> impl Iterator<Item = String> + use<> {
+/// A connection on which a stream was asked for.
+fn stream_of(server: &Running) -> TcpStream {
     let body = ask(&json!({ "stream": true })).to_string();
     let mut stream = TcpStream::connect(server.address).unwrap();
     write!(
@@ -186,7 +204,11 @@ fn stream_lines(server: &Running) -> impl Iterator<Item = String> + use<> {
         body.len()
     )
     .unwrap();
-    BufReader::new(stream).lines().map_while(Result::ok)
+    stream
+}
+
+fn stream_lines(server: &Running) -> impl Iterator<Item = String> + use<> {
+    BufReader::new(stream_of(server)).lines().map_while(Result::ok)
 }
 
 #[test]
@@ -226,5 +248,187 @@ fn every_answer_has_an_id_to_speak_of_it_by() {
     for odd in ["a b", &"x".repeat(200), "<script>"] {
         let answer = ask(odd).to_lowercase();
         assert!(answer.contains("x-request-id: req_") && !answer.contains(odd), "{answer}");
+    }
+}
+
+#[test]
+fn f13_bodies_that_come_little_by_little_are_cut_off() {
+    let time_limits = TimeLimits { body: Duration::from_millis(50), ..TimeLimits::default() };
+    let engine = ScriptedEngine::answering(|_| Script::answer("ok"));
+    let server = serve(ServerConfig { time_limits, ..config() }, engine);
+    let body = ask(&json!({})).to_string();
+    for (path, kind) in [
+        (CHAT, "application/json"),
+        ("/v1/messages", "application/json"),
+        ("/xai_api.Chat/GetCompletion", "application/grpc"),
+    ] {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n\
+             Content-Length: {}\r\n\r\n{}",
+            body.len(),
+            &body[..body.len() / 2]
+        )
+        .unwrap();
+        // The connection ends although this side keeps it open.
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let is_told = answer.starts_with("HTTP/1.1 408") || answer.contains("grpc-status: 4");
+        assert!(is_told, "{path}: {answer}");
+    }
+    assert_eq!(server.engine.requests(), []);
+    is_well(&server);
+}
+
+#[test]
+fn f17_stop_strings_are_counted_and_go_to_the_engine_as_they_are() {
+    let server = Running::start("ok");
+    let with = |stop: Value| server.chat(&ask(&json!({ "stop": stop })));
+    let (status, body) = with(json!(vec!["x"; 1000]));
+    assert_eq!((status, &body["error"]["param"]), (400, &json!("stop")));
+    assert_eq!(with(json!(["", "日本", "a\u{0}b"])).0, 200);
+    assert_eq!(with(Value::Null).0, 200);
+    assert_eq!(server.engine.requests()[0].stop, ["", "日本", "a\u{0}b"]);
+}
+
+#[test]
+fn f20_addresses_that_a_client_sends_are_never_opened() {
+    let server = Running::start("ok");
+    let victim = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    victim.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/x.png", victim.local_addr().unwrap());
+    let image = json!({ "type": "image_url", "image_url": { "url": url } });
+    let block = json!({ "type": "image", "source": { "type": "url", "url": url } });
+    let input = json!({ "type": "input_image", "image_url": url });
+    for (path, body) in [
+        (CHAT, json!({ "messages": [{ "role": "user", "content": [image] }] })),
+        (
+            "/v1/messages",
+            json!({ "max_tokens": 4, "messages": [{ "role": "user", "content": [block] }] }),
+        ),
+        ("/v1/responses", json!({ "input": [{ "role": "user", "content": [input] }] })),
+        ("/v1/responses", json!({ "input": "x", "tools": [{ "type": "mcp", "server_url": url }] })),
+    ] {
+        let mut body = body;
+        body["model"] = json!("rapport");
+        let (status, answer) = server.post(path, &body);
+        assert_eq!(status, 400, "{path}: {answer}");
+    }
+    let words = ask(&json!({ "messages": [{ "role": "user", "content": url }] }));
+    assert_eq!(server.chat(&words).0, 200);
+    assert!(victim.accept().is_err(), "somebody called");
+}
+
+#[test]
+fn f23_readers_that_stop_reading_harm_nobody() {
+    const N_READERS: usize = 50;
+    let engine = ScriptedEngine::answering(|request| {
+        let n_words = if request.messages[0].content == "hi" { 2_000 } else { 2 };
+        (0..n_words).fold(Script::new(), |script, _| script.text("word "))
+    });
+    let server = serve(config(), engine);
+    let body = ask(&json!({ "stream": true, "max_tokens": 4_000 })).to_string();
+    let lazy: Vec<TcpStream> = (0..N_READERS)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            let length = body.len();
+            write!(
+                stream,
+                "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
+            stream
+        })
+        .collect();
+    let other = ask(&json!({ "messages": [{ "role": "user", "content": "another" }] }));
+    let (status, answer) = server.chat(&other);
+    assert_eq!(
+        (status, answer["choices"][0]["message"]["content"].as_str()),
+        (200, Some("word word "))
+    );
+    // Those that read on later have lost nothing.
+    let mut lines = BufReader::new(lazy.into_iter().next().unwrap()).lines().map_while(Result::ok);
+    let n_words = lines
+        .by_ref()
+        .take_while(|line| !line.contains("[DONE]"))
+        .filter(|line| line.contains("word "))
+        .count();
+    assert_eq!(n_words, 2_000);
+    is_well(&server);
+}
+
+#[test]
+fn f13_a_body_of_a_refused_request_is_not_waited_for() {
+    let keyed = ServerConfig { api_key: Some("secret".to_owned()), ..config() };
+    let server = serve(keyed, ScriptedEngine::answering(|_| Script::answer("ok")));
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    write!(stream, "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n{{")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+}
+
+#[test]
+fn a_client_that_does_not_read_loses_its_connection() {
+    // More than the system's buffers hold.
+    let engine = ScriptedEngine::answering(|_| {
+        (0..64).fold(Script::new(), |script, _| script.text(&"x".repeat(1 << 20)))
+    });
+    let time_limits = TimeLimits { reading: Duration::from_millis(50), ..TimeLimits::default() };
+    let server = serve(ServerConfig { time_limits, ..config() }, engine);
+    let mut stream = stream_of(&server);
+    // Nothing is read until the server has hung up.
+    let is_open = || {
+        let metrics = server.send("GET", "/metrics", None).text;
+        !metrics.contains("rapport:http_connections 1\n")
+    };
+    let mut first = [0];
+    stream.read_exact(&mut first).unwrap();
+    while is_open() {
+        std::thread::yield_now();
+    }
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert!(rest.len() < 64 << 20, "it was cut: {}", rest.len());
+    assert!(!rest.ends_with(b"data: [DONE]\n\n0\r\n\r\n"));
+}
+
+#[test]
+fn f24_a_full_queue_is_told_with_when_to_come_back() {
+    let error = Arc::new(Mutex::new(GenerateError::Overloaded));
+    let shared = Arc::clone(&error);
+    let engine =
+        ScriptedEngine::answering(move |_| Script::refused(shared.lock().unwrap().clone()));
+    let server = serve(config(), engine);
+    for (refusal, status, seconds) in [
+        (GenerateError::Overloaded, 429, "1"),
+        (GenerateError::Busy { retry_after_s: 7 }, 429, "7"),
+        (GenerateError::Unavailable { reason: "x".to_owned(), retry_after_s: 9 }, 503, "9"),
+    ] {
+        *error.lock().unwrap() = refusal;
+        for stream in [false, true] {
+            let body = ask(&json!({ "stream": stream })).to_string();
+            let answered = server.send("POST", CHAT, Some(&body));
+            assert_eq!(answered.status, status, "{}", answered.text);
+            let header = format!("\"retry-after\": \"{seconds}\"");
+            assert!(answered.headers.contains(&header), "{}", answered.headers);
+        }
+    }
+}
+
+#[test]
+fn f37_a_reply_that_breaks_before_its_first_word_is_told_by_its_status() {
+    let engine = ScriptedEngine::broken_at_once(GenerateError::Busy { retry_after_s: 7 });
+    let server = serve(config(), engine);
+    for path in [CHAT, "/v1/responses", "/v1/messages"] {
+        let body = json!({
+            "model": "rapport", "stream": true, "max_tokens": 4, "input": "hi",
+            "messages": [{ "role": "user", "content": "hi" }],
+        });
+        let answered = server.send("POST", path, Some(&body.to_string()));
+        assert_eq!(answered.status, 429, "{path}: {}", answered.text);
+        assert!(answered.headers.contains("\"retry-after\": \"7\""), "{}", answered.headers);
     }
 }

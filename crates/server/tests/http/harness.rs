@@ -1,15 +1,22 @@
 //! A server in this process, and a client for it.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-use rapport_server::{Accounts, AccountsConfig, Pages, Persona, Plans, Server, ServerConfig};
-use rapport_store::{Location, Store, UnixMs};
+use futures_util::future::BoxFuture;
+use rapport_server::{
+    Accounts, AccountsConfig, Clock, InputFilter, Oidc, OidcConfig, Pages, Persona, ReadMessages,
+    Server, ServerConfig, SystemClock,
+};
+use rapport_store::{Location, Plans, Store, UnixMs};
 use rapport_testkit::{Script, ScriptedEngine};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
@@ -23,6 +30,15 @@ pub(crate) fn config() -> ServerConfig {
 }
 
 pub(crate) fn serve(config: ServerConfig, engine: ScriptedEngine) -> Running {
+    serve_with(config, engine, |server| server)
+}
+
+/// A server with something more.
+pub(crate) fn serve_with(
+    config: ServerConfig,
+    engine: ScriptedEngine,
+    dress: impl FnOnce(Server) -> Server + Send + 'static,
+) -> Running {
     let engine = Arc::new(engine);
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let (sender, ready) = channel();
@@ -30,7 +46,7 @@ pub(crate) fn serve(config: ServerConfig, engine: ScriptedEngine) -> Running {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let server = Server::listen(config, model).await.unwrap();
+            let server = dress(Server::listen(config, model).await.unwrap());
             sender.send(server.address().unwrap()).unwrap();
             let stopped = async {
                 let _ = stopped.await;
@@ -45,52 +61,150 @@ pub(crate) fn serve(config: ServerConfig, engine: ScriptedEngine) -> Running {
 const PAGES: &[(&str, &[u8])] =
     &[("/index.html", b"<html><script>start()</script></html>"), ("/_app/immutable/a.js", b"1")];
 
-/// A server that knows people, whose store is the file `database`, and the token of its first link.
-pub(crate) fn serve_people(
-    database: &std::path::Path,
-    plans: Plans,
-    engine: ScriptedEngine,
-) -> (Running, Option<String>) {
-    let engine = Arc::new(engine);
-    let (stop, stopped) = tokio::sync::oneshot::channel();
-    let (sender, ready) = channel();
-    let model = Arc::clone(&engine);
-    let location = Location::Sqlite(database.to_owned());
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let store = Arc::new(Store::open(&location, UnixMs(0)).await.unwrap());
-            let personas = vec![Persona {
-                id: "plain".to_owned(),
-                version: "1".to_owned(),
-                name: "Plain".to_owned(),
-                tagline: "Says little".to_owned(),
-                description: String::new(),
-                languages: vec!["en".to_owned()],
-                prompt: "Say little.".to_owned(),
-            }];
-            let pages = Pages::new(PAGES);
-            let accounts = AccountsConfig {
-                store: Arc::clone(&store),
-                plans,
-                personas,
-                pages,
-                has_tls: false,
-            };
-            let accounts = Accounts::open(accounts).await.unwrap();
-            let link = accounts.first_link().await.unwrap();
-            let server = Server::listen(config(), model).await.unwrap().with_accounts(accounts);
-            let link = link.map(|link| link.reveal().to_owned());
-            sender.send((server.address().unwrap(), link)).unwrap();
-            let stopped = async {
-                let _ = stopped.await;
-            };
-            server.run(stopped).await;
-            store.close().await;
+/// Reads one word in messages.
+#[derive(Debug)]
+struct WordReader;
+
+impl ReadMessages for WordReader {
+    fn read(&self, message: &str) -> Value {
+        json!({ "n_bytes": message.len() })
+    }
+
+    fn guidance(&self, message: &str) -> Option<String> {
+        message.contains("danger").then(|| "Help first.".to_owned())
+    }
+
+    fn written(&self, message: &str) -> Option<String> {
+        message.contains("danger").then(|| "Are you safe\\?".to_owned())
+    }
+}
+
+/// A clock that a test moves. It begins with the real time.
+#[derive(Debug)]
+pub(crate) struct TestClock {
+    ahead_ms: watch::Sender<i64>,
+    /// How often somebody has begun to wait.
+    n_waits: Mutex<u64>,
+    waits: Condvar,
+}
+
+impl TestClock {
+    fn new() -> Arc<Self> {
+        let ahead_ms = watch::Sender::new(0);
+        Arc::new(Self { ahead_ms, n_waits: Mutex::default(), waits: Condvar::new() })
+    }
+
+    /// Moves the clock, and returns when whoever waited for the new time has done what it had to do
+    /// and waits again.
+    pub(crate) fn advance(&self, milliseconds: i64) {
+        let before = *self.n_waits.lock().unwrap();
+        self.ahead_ms.send_modify(|ahead_ms| *ahead_ms += milliseconds);
+        let waiting = self.n_waits.lock().unwrap();
+        let patience = std::time::Duration::from_mins(1);
+        let (_held, timed_out) =
+            self.waits.wait_timeout_while(waiting, patience, |n_waits| *n_waits == before).unwrap();
+        assert!(!timed_out.timed_out(), "nobody waits for this clock");
+    }
+
+    /// Moves the clock where nobody waits for it.
+    pub(crate) fn jump(&self, milliseconds: i64) {
+        self.ahead_ms.send_modify(|ahead_ms| *ahead_ms += milliseconds);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> UnixMs {
+        SystemClock.now().plus_ms(*self.ahead_ms.borrow())
+    }
+
+    fn reach(&self, time: UnixMs) -> BoxFuture<'static, ()> {
+        *self.n_waits.lock().unwrap() += 1;
+        self.waits.notify_all();
+        let mut ahead_ms = self.ahead_ms.subscribe();
+        Box::pin(async move {
+            // Only the test makes it later: the seconds that pass meanwhile do not count.
+            let rest_ms = time.0 - SystemClock.now().0;
+            drop(ahead_ms.wait_for(|ahead_ms| *ahead_ms >= rest_ms).await);
+        })
+    }
+}
+
+/// A server that knows people.
+pub(crate) struct People {
+    /// The file of its store.
+    pub(crate) database: PathBuf,
+    pub(crate) plans: Plans,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) oidc: Option<OidcConfig>,
+    pub(crate) config: ServerConfig,
+    pub(crate) filter: Option<Arc<dyn InputFilter>>,
+    pub(crate) policy: Option<&'static str>,
+}
+
+impl People {
+    pub(crate) fn new(database: PathBuf) -> Self {
+        let (plans, clock) = (Plans::default(), TestClock::new());
+        Self { database, plans, clock, oidc: None, config: config(), filter: None, policy: None }
+    }
+
+    /// Starts it; also the token of its first link, where it gives one.
+    pub(crate) fn serve(&self, engine: Arc<ScriptedEngine>) -> (Running, Option<String>) {
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (sender, ready) = channel();
+        let model = Arc::clone(&engine);
+        let location = Location::Sqlite(self.database.clone());
+        let (plans, clock, config) =
+            (self.plans.clone(), Arc::clone(&self.clock), self.config.clone());
+        let (filter, policy) = (self.filter.clone(), self.policy);
+        let oidc = self.oidc.clone().map(|oidc| Oidc::new(oidc).unwrap());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let store = Arc::new(Store::open(&location, UnixMs(0)).await.unwrap());
+                let personas = vec![Persona {
+                    id: "plain".to_owned(),
+                    version: "1".to_owned(),
+                    name: "Plain".to_owned(),
+                    tagline: "Says little".to_owned(),
+                    description: String::new(),
+                    languages: vec!["en".to_owned()],
+                    texts: BTreeMap::new(),
+                    prompt: "Say little.".to_owned(),
+                }];
+                let accounts = AccountsConfig {
+                    store: Arc::clone(&store),
+                    plans,
+                    personas,
+                    pages: Pages::new(PAGES),
+                    has_tls: false,
+                    retention_days: None,
+                    clock,
+                    oidc,
+                };
+                let accounts = Accounts::open(accounts).await.unwrap();
+                let accounts = accounts.with_reader(Arc::new(WordReader));
+                let accounts = match policy {
+                    Some(policy) => accounts.with_policy(policy.to_owned()),
+                    None => accounts,
+                };
+                let link = accounts.first_link().await.unwrap();
+                let mut server =
+                    Server::listen(config, model).await.unwrap().with_accounts(accounts);
+                if let Some(filter) = filter {
+                    server = server.with_input_filter(filter);
+                }
+                let link = link.map(|link| link.reveal().to_owned());
+                sender.send((server.address().unwrap(), link)).unwrap();
+                let stopped = async {
+                    let _ = stopped.await;
+                };
+                server.run(stopped).await;
+                store.close().await;
+            });
         });
-    });
-    let (address, link) = ready.recv().unwrap();
-    (Running { address, engine, stop: Some(stop), thread: Some(thread) }, link)
+        let (address, link) = ready.recv().unwrap();
+        (Running { address, engine, stop: Some(stop), thread: Some(thread) }, link)
+    }
 }
 
 impl Drop for Running {

@@ -5,151 +5,14 @@ use std::net::TcpStream;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-use rapport_server::{Plan, Plans, Prices};
+use rapport_store::Plans;
 use rapport_testkit::{Script, ScriptedEngine};
-use rapport_types::{GenerateError, PromptForm, Role};
+use rapport_types::{GenerateError, OutputFormat, PromptForm, Role};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::harness::{Answered, Running, serve_people};
+use crate::people::{Browser, House, words};
 
-/// A server and its first admin.
-struct House {
-    server: Running,
-    owner: Browser,
-    _folder: TempDir,
-}
-
-/// Somebody's browser: a cookie and a token.
-#[derive(Clone, Default)]
-struct Browser {
-    cookie: String,
-    csrf: String,
-    key: Option<String>,
-}
-
-impl House {
-    fn open(engine: ScriptedEngine) -> Self {
-        Self::with_plans(Plans::default(), engine)
-    }
-
-    fn with_plans(plans: Plans, engine: ScriptedEngine) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (server, link) = serve_people(&folder.path().join("rapport.db"), plans, engine);
-        let mut owner = Browser::default();
-        owner.look(&server);
-        let body = json!({ "token": link.unwrap(), "name": "Ada", "password": "correct horse" });
-        let set_up = owner.send(&server, "POST", "/api/setup", Some(&body));
-        assert_eq!(set_up.status, 200, "{}", set_up.text);
-        owner.take_cookie(&set_up);
-        Self { server, owner, _folder: folder }
-    }
-
-    /// Another person with an account.
-    fn friend(&mut self, name: &str, plan: &str) -> Browser {
-        let body = json!({ "name": name, "password": "battery staple", "plan": plan });
-        let made = self.owner.send(&self.server, "POST", "/api/admin/users", Some(&body));
-        assert_eq!(made.status, 201, "{}", made.text);
-        let mut friend = Browser::default();
-        friend.look(&self.server);
-        let body = json!({ "name": name, "password": "battery staple" });
-        let signed_in = friend.send(&self.server, "POST", "/api/session", Some(&body));
-        assert_eq!(signed_in.status, 200, "{}", signed_in.text);
-        friend.take_cookie(&signed_in);
-        friend
-    }
-}
-
-impl Browser {
-    fn send(&self, server: &Running, method: &str, path: &str, body: Option<&Value>) -> Answered {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .proxy(None)
-            .allow_non_standard_methods(true)
-            .build()
-            .into();
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", server.address))
-            .header("content-type", "application/json")
-            .header("x-rapport-csrf", &self.csrf)
-            .header("cookie", &self.cookie);
-        if let Some(key) = &self.key {
-            request = request.header("authorization", format!("Bearer {key}"));
-        }
-        let mut response = match body {
-            Some(body) => agent.run(request.body(body.to_string()).unwrap()).unwrap(),
-            None => agent.run(request.body(()).unwrap()).unwrap(),
-        };
-        Answered {
-            status: response.status().as_u16(),
-            headers: format!("{:?}", response.headers()),
-            text: response.body_mut().read_to_string().unwrap(),
-        }
-    }
-
-    fn ask(&self, server: &Running, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let body = Some(body).filter(|body| !body.is_null());
-        let answered = self.send(server, method, path, body);
-        (answered.status, answered.json())
-    }
-
-    fn get(&self, server: &Running, path: &str) -> Value {
-        let (status, body) = self.ask(server, "GET", path, &Value::Null);
-        assert_eq!(status, 200, "{path}: {body}");
-        body
-    }
-
-    /// The token that the page was given.
-    fn look(&mut self, server: &Running) {
-        let session = self.get(server, "/api/session");
-        session["csrf"].as_str().unwrap().clone_into(&mut self.csrf);
-    }
-
-    fn take_cookie(&mut self, answered: &Answered) {
-        let start = answered.headers.find("rapport_session=").unwrap();
-        let cookie = &answered.headers[start..];
-        cookie[..cookie.find(';').unwrap()].clone_into(&mut self.cookie);
-        answered.json()["csrf"].as_str().unwrap().clone_into(&mut self.csrf);
-    }
-
-    /// A new conversation with one message in it, and what the server said to that.
-    fn say(&self, server: &Running, content: &str) -> (String, Value) {
-        let (status, conversation) = self.ask(server, "POST", "/api/conversations", &json!({}));
-        assert_eq!(status, 201, "{conversation}");
-        let id = conversation["id"].as_str().unwrap().to_owned();
-        let body =
-            json!({ "client_id": format!("c-{content}"), "content": content, "mode": "fast" });
-        let (status, turn) =
-            self.ask(server, "POST", &format!("/api/conversations/{id}/messages"), &body);
-        assert_eq!(status, 202, "{turn}");
-        (id, turn)
-    }
-
-    /// The events of a reply from a place on, to its end.
-    fn events(&self, server: &Running, id: &str, from: &str) -> Vec<(u64, String, Value)> {
-        let answered = self.send(server, "GET", &format!("/api/replies/{id}/events{from}"), None);
-        assert_eq!(answered.status, 200, "{}", answered.text);
-        answered.text.split("\n\n").filter_map(event).collect()
-    }
-}
-
-/// A number, a name and the data.
-fn event(text: &str) -> Option<(u64, String, Value)> {
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
-    let data = serde_json::from_str(field("data: ")?).unwrap();
-    Some((field("id: ")?.parse().unwrap(), field("event: ")?.to_owned(), data))
-}
-
-fn words(events: &[(u64, String, Value)]) -> String {
-    events
-        .iter()
-        .filter(|(_, name, _)| name == "text")
-        .map(|(_, _, data)| data["text"].as_str().unwrap())
-        .collect()
-}
-
-fn answering(text: &'static str) -> ScriptedEngine {
+pub(crate) fn answering(text: &'static str) -> ScriptedEngine {
     ScriptedEngine::answering(move |_| Script::answer(text))
 }
 
@@ -223,14 +86,20 @@ fn a_reply_goes_on_without_its_reader_and_is_resumed_without_loss() {
 
 #[test]
 fn a_stopped_reply_goes_on_from_where_it_was() {
-    let engine = ScriptedEngine::answering(|request| match request.prompt_form {
-        PromptForm::Prefilled => Script::answer("and on"),
-        _ => Script::answer("on ").await_stop(),
+    let (said, has_begun) = channel();
+    let engine = ScriptedEngine::answering(move |request| {
+        if request.prompt_form == PromptForm::Prefilled {
+            return Script::answer("and on");
+        }
+        let said = said.clone();
+        Script::answer("on ").run(move || said.send(()).unwrap()).await_stop()
     });
     let house = House::open(engine);
     let (server, owner) = (&house.server, &house.owner);
     let (_, turn) = owner.say(server, "go");
     let reply = turn["reply"]["id"].as_str().unwrap();
+    // Stopped before its first word it would have nothing to go on from.
+    has_begun.recv().unwrap();
     assert_eq!(owner.ask(server, "POST", &format!("/api/replies/{reply}/stop"), &json!({})).0, 202);
     let events = owner.events(server, reply, "?from=0");
     assert_eq!(events.last().unwrap().2["message"]["status"], "stopped");
@@ -246,7 +115,7 @@ fn a_stopped_reply_goes_on_from_where_it_was() {
 }
 
 #[test]
-fn a_reply_that_fails_says_so_and_costs_nothing() {
+fn f33_a_reply_that_fails_says_so_and_costs_nothing() {
     let error = GenerateError::Internal { reason: "a test".to_owned() };
     let engine = ScriptedEngine::answering(move |_| Script::answer("half ").fail(error.clone()));
     let house = House::open(engine);
@@ -261,18 +130,9 @@ fn a_reply_that_fails_says_so_and_costs_nothing() {
 
 #[test]
 fn f32_a_limit_is_told_and_an_api_key_is_charged_to_its_account() {
-    let mut plans = Plans::default();
-    let prices = Prices { prompt_microdollars: 1_000_000, ..Prices::default() };
-    let small = Plan {
-        name: "Small".to_owned(),
-        requests_a_day: Some(2),
-        tokens_a_day: None,
-        thinking_tokens_a_day: None,
-        concurrent_replies: None,
-        priority: 0,
-        prices,
-    };
-    plans.0.insert("small".to_owned(), small);
+    let plans = "[small]\nrequests_per_day = 2\ndollars_per_million_tokens = 1\n\
+                 dollars_per_million_completion_tokens = 0\n[unlimited]\n[free]\n";
+    let plans = Plans::parse(plans).unwrap();
     let mut house = House::with_plans(plans, answering("ok"));
     let mut bea = house.friend("Bea", "small");
     let server = &house.server;
@@ -412,6 +272,10 @@ fn style_memory_and_persona_are_told_to_the_model() {
     });
     let (status, style) = ada.ask(server, "PUT", "/api/style", &style);
     assert_eq!((status, &style["can_undo"]), (200, &json!(true)), "{style}");
+    let about: Vec<&Value> =
+        style["explanation"].as_array().unwrap().iter().map(|line| &line["about"]).collect();
+    assert_eq!(about, ["persona", "slider", "slider", "instructions"]);
+    assert_eq!(style["explanation"][1]["slider"], "warmth");
     ada.ask(server, "POST", "/api/memory", &json!({ "text": "has a dog" }));
     let (_, turn) = ada.say(server, "hi");
     ada.events(server, turn["reply"]["id"].as_str().unwrap(), "");
@@ -425,6 +289,32 @@ fn style_memory_and_persona_are_told_to_the_model() {
     let wrong = json!({ "sliders": { "warmth": 3 } });
     let (status, body) = ada.ask(server, "PUT", "/api/style", &wrong);
     assert_eq!((status, &body["error"]["field"]), (422, &json!("sliders.warmth")));
+}
+
+#[test]
+fn a_message_is_read_for_its_writer_and_danger_reaches_the_model() {
+    let mut house = House::open(answering("ok"));
+    let bob = house.friend("Bob", "free");
+    let (server, ada) = (&house.server, &house.owner);
+    let (_, turn) = ada.say(server, "a fine day");
+    ada.events(server, turn["reply"]["id"].as_str().unwrap(), "");
+    let plain = server.engine.requests().pop().unwrap();
+    assert!(plain.messages.iter().all(|message| message.role != Role::System), "{plain:?}");
+    for side in ["user", "reply"] {
+        let path = format!("/api/messages/{}/reading", turn[side]["id"].as_str().unwrap());
+        let read = ada.get(server, &path);
+        assert_eq!(read["message_id"], turn["user"]["id"], "{side}: {read}");
+        assert_eq!(read["reading"]["n_bytes"], 10, "{side}: {read}");
+        assert_eq!(bob.send(server, "GET", &path, None).status, 404, "{side}");
+    }
+    let (_, turn) = ada.say(server, "I am in danger");
+    ada.events(server, turn["reply"]["id"].as_str().unwrap(), "");
+    let request = server.engine.requests().pop().unwrap();
+    assert_eq!(request.messages[0].role, Role::System);
+    assert!(request.messages[0].content.ends_with("Help first."), "{request:?}");
+    let written = OutputFormat::Regex("Are you safe\\?".to_owned());
+    assert_eq!(request.format, written, "nothing else may be said");
+    assert_eq!(plain.format, OutputFormat::Text);
 }
 
 #[test]
@@ -499,6 +389,51 @@ fn a_private_chat_leaves_nothing_but_its_cost() {
     assert_eq!(ada.get(server, "/api/conversations")["items"], json!([]));
     assert_eq!(ada.get(server, "/api/account")["usage_today"]["requests"], 1);
     assert!(!ada.send(server, "GET", "/api/account/export", None).text.contains("secret"));
+}
+
+#[test]
+fn a_private_thought_ends_when_its_own_page_wants_the_answer() {
+    let engine = ScriptedEngine::answering(|_| {
+        Script::new().thought("hm ").await_answer_now().text("so be it")
+    });
+    let mut house = House::open(engine);
+    let bea = house.friend("Bea", "free");
+    let (server, ada) = (&house.server, &house.owner);
+    let said = json!([{ "role": "user", "content": "secret" }]);
+    let body = json!({ "id": "p1", "messages": said, "mode": "thinking", "persona": "plain" });
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let body_text = body.to_string();
+    let head = format!(
+        "POST /api/private/replies HTTP/1.1\r\nHost: {}\r\nCookie: {}\r\nx-rapport-csrf: {}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body_text}",
+        server.address,
+        ada.cookie,
+        ada.csrf,
+        body_text.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut seen = String::new();
+    let mut reader = BufReader::new(stream);
+    while !seen.contains("event: thought") {
+        assert!(reader.read_line(&mut seen).unwrap() > 0, "{seen}");
+    }
+    let path = "/api/private/replies/p1/answer-now";
+    assert_eq!(bea.ask(server, "POST", path, &json!({})).0, 404, "it is somebody else's");
+    assert_eq!(ada.ask(server, "POST", path, &json!({})).0, 202);
+    while !seen.contains("event: finished") {
+        assert!(reader.read_line(&mut seen).unwrap() > 0, "{seen}");
+    }
+    assert!(seen.contains("so "), "{seen}");
+    let request = server.engine.requests().pop().unwrap();
+    assert!(request.messages[0].content.contains("Say little."), "{:?}", request.messages[0]);
+    // Its name went with it, once the stream is closed.
+    drop(reader);
+    while ada.ask(server, "POST", path, &json!({})).0 != 404 {
+        std::thread::yield_now();
+    }
+    let unknown = json!({ "messages": said, "persona": "nobody" });
+    let (status, body) = ada.ask(server, "POST", "/api/private/replies", &unknown);
+    assert_eq!((status, &body["error"]["field"]), (422, &json!("persona")));
 }
 
 #[test]

@@ -16,7 +16,8 @@ fn models_keys_and_tokens_are_described() {
     assert_eq!(models["models"][0]["input_modalities"], json!(["text"]));
     assert_eq!(server.get("/v1/language-models/rapport-fast").1["id"], "rapport-fast");
     assert_eq!(server.get("/v1/language-models/nobody").0, 404);
-    assert_eq!(server.get("/v1/embedding-models").1, json!({ "models": [] }));
+    assert_eq!(server.get("/v1/embedding-models").1["models"][0]["id"], "rapport");
+    assert_eq!(server.get("/v1/image-generation-models").1, json!({ "models": [] }));
     assert_eq!(server.get("/v1/api-key").1["api_key_blocked"], false);
     let body = json!({ "model": "rapport", "text": "one two", "user": "u" });
     let (_, tokens) = server.post("/v1/tokenize-text", &body);

@@ -163,6 +163,49 @@ pub(crate) async fn identities(database: Database) {
     assert_eq!(sign_in("Ada").await.unwrap(), None);
 }
 
+/// An account is given to a verified address only while nobody has been in it.
+pub(crate) async fn claimed_accounts(database: Database) {
+    let store = &database.store;
+    let issuer = "https://id.example.org";
+    let claim = async |subject, email| {
+        let identity = SignInIdentity { issuer, subject };
+        store.claim_account(identity, email, NOON).await.unwrap().map(|user| user.id)
+    };
+    let invited = async |name| database.member(name).await.id;
+    let ada = invited("Ada@example.org").await;
+    let link = store.create_sign_in_link(ada, NOON, minutes(9)).await.unwrap();
+    assert_eq!(claim("1", "nobody@example.org").await, None);
+    assert_eq!(claim("1", "ada@Example.org").await, Some(ada));
+    assert_eq!(store.identities(ada).await.unwrap(), [(issuer.to_owned(), NOON)]);
+    assert!(store.sign_in_by_link(link.reveal(), NOON).await.is_err(), "the invitation is over");
+    assert_eq!(claim("2", "ada@example.org").await, None, "it has an identity");
+
+    let new = NewUser { password: Some("chosen first"), ..new_user("b@x.org", UserRole::User) };
+    store.create_user(new, NOON).await.unwrap();
+    let seen = invited("c@x.org").await;
+    store.touch_user(seen, NOON).await.unwrap();
+    let signed_in = invited("d@x.org").await;
+    store.start_session(signed_in, NOON, minutes(9)).await.unwrap();
+    let linked = invited("e@x.org").await;
+    let link = store.create_sign_in_link(linked, NOON, minutes(9)).await.unwrap();
+    store.sign_in_by_link(link.reveal(), NOON).await.unwrap();
+    let disabled = invited("f@x.org").await;
+    store.disable_user(disabled, NOON).await.unwrap();
+    for email in ["b@x.org", "c@x.org", "d@x.org", "e@x.org", "f@x.org"] {
+        assert_eq!(claim("3", email).await, None, "{email}");
+    }
+}
+
+pub(crate) async fn ended_join_links(database: Database) {
+    let store = &database.store;
+    let join = async || store.create_join_link(UserRole::Admin, NOON, minutes(9)).await.unwrap();
+    let (used, other) = (join().await, join().await);
+    store.join(used.reveal(), new_user("Ada", UserRole::User), NOON).await.unwrap();
+    assert_eq!(store.end_join_links().await.unwrap(), 1);
+    let late = store.join(other.reveal(), new_user("Eve", UserRole::User), NOON).await;
+    assert!(matches!(late, Err(Error::NotFound { .. })));
+}
+
 pub(crate) async fn somebody_stays_in_charge(database: Database) {
     let store = &database.store;
     let ada = store.create_user(new_user("Ada", UserRole::Admin), NOON).await.unwrap();

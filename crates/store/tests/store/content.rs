@@ -3,9 +3,9 @@
 use rapport_store::{
     Appended, Charge, Charged, Chip, Conversation, ConversationChange, ConversationCursor,
     ConversationFilter, ConversationId, Deferred, Error, EventCursor, EventId, FeedbackCursor,
-    FeedbackId, Finished, Marks, MessageId, MessageStatus, NewConversation, NewEvent, NewFeedback,
-    NewMessage, NewReply, NewResponse, NewTurn, ReplyFacts, ReplyId, Signal, Store, Thumb, Turn,
-    UnixMs, UserId, Verdict,
+    FeedbackId, Finished, Marks, MessageId, MessageStatus, NewConversation, NewDeferred, NewEvent,
+    NewFeedback, NewMessage, NewReply, NewResponse, NewTurn, ReplyFacts, ReplyId, Signal, Store,
+    Thumb, Turn, UnixMs, UserId, Verdict,
 };
 use rapport_types::{Mode, Role, Timings, Usage};
 use serde_json::json;
@@ -528,7 +528,8 @@ pub(crate) async fn deferred(database: Database) {
     let ada = database.member("Ada").await.id;
     let (good, bad, late) = ("good", "bad", "late");
     for id in [good, bad, late] {
-        store.start_deferred(ada, id, NOON, minutes(10)).await.unwrap();
+        let new = NewDeferred { id, lease_until: minutes(2), expires_at: minutes(10) };
+        assert!(store.start_deferred(ada, new, NOON).await.unwrap());
     }
     let take = async |id, now| store.take_deferred(ada, id, now).await;
     assert_eq!(take(good, NOON).await.unwrap(), Deferred::Pending);
@@ -540,6 +541,60 @@ pub(crate) async fn deferred(database: Database) {
     store.finish_deferred(ada, bad, &Err(json!("broke"))).await.unwrap();
     assert_eq!(take(bad, NOON).await.unwrap(), Deferred::Failed(json!("broke")));
     assert!(matches!(take(late, minutes(10)).await, Err(Error::NotFound { .. })));
+
+    // Its maker is heard of, and then no more.
+    assert!(store.keep_deferred(ada, late, minutes(4)).await.unwrap());
+    assert_eq!(take(late, minutes(3)).await.unwrap(), Deferred::Pending);
+    assert_eq!(take(late, minutes(4)).await.unwrap(), Deferred::Abandoned);
+    assert!(matches!(take(late, minutes(4)).await, Err(Error::NotFound { .. })));
+    assert!(!store.keep_deferred(ada, late, minutes(9)).await.unwrap());
+
+    // So many may wait to be read; somebody else's do not count.
+    let start = async |owner: Option<UserId>, n: usize, now| {
+        let id = format!("d{n}");
+        let new = NewDeferred { id: &id, lease_until: minutes(2), expires_at: minutes(10) };
+        store.start_deferred(owner, new, now).await.unwrap()
+    };
+    let mut n_started = 0;
+    while start(Some(ada), n_started, NOON).await {
+        n_started += 1;
+    }
+    assert_eq!(n_started, 256);
+    assert!(start(None, 0, NOON).await);
+    assert!(start(Some(ada), 999, minutes(10)).await);
+}
+
+/// The person at this machine has no account and keeps responses all the same.
+pub(crate) async fn responses_without_an_account(database: Database) {
+    let store = &database.store;
+    let ada = database.member("Ada").await.id;
+    let (mine, hers) = (json!("of this machine"), json!("of Ada"));
+    let new = |body| NewResponse { id: "resp_1", body, expires_at: minutes(10) };
+    store.put_response(None, new(&mine), NOON).await.unwrap();
+    store.put_response(ada, new(&hers), NOON).await.unwrap();
+    assert_eq!(store.response(None, "resp_1", NOON).await.unwrap().body, mine);
+    assert_eq!(store.response(ada, "resp_1", NOON).await.unwrap().body, hers);
+    store.delete_user(ada).await.unwrap();
+    assert!(store.response(ada, "resp_1", NOON).await.is_err());
+    assert_eq!(store.response(None, "resp_1", NOON).await.unwrap().body, mine);
+}
+
+/// One owner cannot fill the disk: the oldest responses make room.
+pub(crate) async fn oldest_responses_make_room(database: Database) {
+    let store = &database.store;
+    let (ada, ben) = (database.member("Ada").await.id, database.member("Ben").await.id);
+    let large = json!("x".repeat(20 << 20));
+    let put = async |owner, id: &str, at| {
+        let new = NewResponse { id, body: &large, expires_at: minutes(99) };
+        store.put_response(owner, new, at).await.unwrap();
+    };
+    put(ben, "of Ben", NOON).await;
+    for (idx, id) in ["a", "b", "c", "d"].iter().enumerate() {
+        put(ada, id, minutes(idx as i64)).await;
+    }
+    let has = async |owner, id: &str| store.response(owner, id, minutes(9)).await.is_ok();
+    assert!(!has(ada, "a").await);
+    assert!(has(ada, "b").await && has(ada, "d").await && has(ben, "of Ben").await);
 }
 
 fn vote(message: Option<MessageId>, signal: Signal) -> NewFeedback {

@@ -10,11 +10,12 @@ use rapport_store::{
     Charge, ConversationId, FeedbackId, Finished, Limits, Location, MessageId, NewConversation,
     NewFeedback, NewMessage, ReplyId, Reserved, Signal, Store, Thumb, UnixMs, UserId,
 };
+use rapport_testkit::Cluster;
 use rapport_types::Role;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
-use crate::fixture::{Cluster, Database, NOON, Sqlite, message, minutes};
+use crate::fixture::{Database, NOON, Sqlite, message, minutes};
 use crate::money::{COST_MICROS, ESTIMATE, charge};
 
 const N_KILLS: usize = 10;
@@ -287,7 +288,7 @@ fn kill_on_sqlite(n_kills: usize) {
 fn kill_on_postgres(n_kills: usize) {
     let mut cluster = Cluster::start();
     let runtime = crate::runtime();
-    let database = runtime.block_on(cluster.database());
+    let database = runtime.block_on(Database::on(&cluster));
     let Location::Postgres(url) = database.location.clone() else {
         unreachable!("a PostgreSQL fixture")
     };

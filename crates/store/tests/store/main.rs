@@ -43,24 +43,26 @@ macro_rules! cases {
 cases! {
     accounts::{
         users, names_are_unique_without_case, passwords, sessions, join_links, sign_in_links,
-        identities, somebody_stays_in_charge, keys, adopted_keys,
+        identities, claimed_accounts, ended_join_links, somebody_stays_in_charge, keys,
+        adopted_keys,
     }
     content::{
         conversations, pages_of_conversations, trees, deep_trees, repeated_messages,
-        impossible_messages, any_text, search, shares, responses, deferred, feedback, styles,
+        impossible_messages, any_text, search, shares, responses,
+        responses_without_an_account, oldest_responses_make_room, deferred, feedback, styles,
         undone_styles, events, retention, folders, memories, settings, turns, blind_choices,
         abandoned_replies, imports,
     }
     money::{
         charges, usage_and_invoices, limits, reservations_end, the_day_turns,
-        a_failed_reply_costs_nothing, ledger_outlives_its_user,
+        a_failed_reply_costs_nothing, a_server_alone_frees_what_a_dead_one_held, ledger_outlives_its_user,
     }
     races::{
-        one_name, one_link, one_charge, one_event, one_quota, one_style, one_deferred, one_key,
+        one_name, one_link, one_charge, one_event, one_quota, one_style, one_deferred, one_key, one_setting,
         one_conversation, last_admins, opening_together,
     }
     tenancy::{ every_id, every_owner }
-    portability::{ export_and_delete, dump_and_restore, bad_dumps, newer_database }
+    portability::{ export_and_delete, dump_and_restore, bad_dumps, older_database, newer_database }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -74,12 +76,12 @@ fn on_sqlite(case: Case) {
 
 #[test]
 fn postgres() {
-    let cluster = fixture::Cluster::start();
+    let cluster = rapport_testkit::Cluster::start();
     let failed: Vec<&str> = runtime().block_on(async {
         let mut failed = Vec::new();
         for (name, case) in CASES {
             println!("{name}");
-            let database = cluster.database().await;
+            let database = Database::on(&cluster).await;
             if tokio::spawn(case(database)).await.is_err() {
                 failed.push(*name);
             }

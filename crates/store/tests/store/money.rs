@@ -1,8 +1,8 @@
 //! The ledger and the quotas made from it.
 
 use rapport_store::{
-    Charge, Charged, Error, Estimate, Finished, Limit, Limits, Month, NewApiKey, Price, ReplyId,
-    Reservation, ReservationId, Reserved, Store, UnixMs, UserId, usage_csv,
+    Charge, Charged, Error, Estimate, Finished, Limit, Limits, Location, Month, NewApiKey, Price,
+    ReplyId, Reservation, ReservationId, Reserved, Store, UnixMs, UserId, usage_csv,
 };
 use rapport_types::{Role, Usage};
 
@@ -215,4 +215,28 @@ pub(crate) async fn ledger_outlives_its_user(database: Database) {
     let rows = store.usage(None, UnixMs(0), UnixMs(i64::MAX)).await.unwrap();
     assert_eq!(rows.len(), 1);
     assert_eq!((rows[0].user, rows[0].api_key, rows[0].cost_micros), (None, None, COST_MICROS));
+}
+
+/// On SQLite, where whoever comes alone knows it. Servers on one Postgres wait until its time is over.
+pub(crate) async fn a_server_alone_frees_what_a_dead_one_held(database: Database) {
+    let ada = database.member("Ada").await.id;
+    let one = Limits { concurrent: Some(1), ..Limits::default() };
+    let dead = database.second_store().await;
+    let its_attendance = dead.attend(NOON).await.unwrap();
+    granted(&dead, ada, &one, NOON).await;
+    // While it lives, another server leaves alone what it holds.
+    let other = database.second_store().await;
+    let attendance = other.attend(NOON).await.unwrap();
+    assert_eq!(denied(&other, ada, &one, NOON).await.0, Limit::Concurrent);
+    drop(attendance);
+    drop(its_attendance);
+
+    let next = database.second_store().await;
+    let _attendance = next.attend(minutes(0)).await.unwrap();
+    if matches!(database.location, Location::Postgres(_)) {
+        assert_eq!(denied(&next, ada, &one, NOON).await.0, Limit::Concurrent);
+        granted(&next, ada, &one, minutes(1)).await;
+    } else {
+        granted(&next, ada, &one, NOON).await;
+    }
 }

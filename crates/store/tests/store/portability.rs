@@ -1,8 +1,9 @@
 //! Taking data away, putting it back, and databases of other versions.
 
 use rapport_store::{
-    ConversationId, Error, EventId, FeedbackId, Location, NewApiKey, NewConversation, NewEvent,
-    NewFeedback, NewTurn, NewUser, SignInIdentity, Signal, Store, UnixMs, UserId, UserRole,
+    ConversationId, Error, EventId, FeedbackId, Location, NewApiKey, NewConversation, NewDeferred,
+    NewEvent, NewFeedback, NewResponse, NewTurn, NewUser, SignInIdentity, Signal, Store, UnixMs,
+    UserId, UserRole,
 };
 use rapport_types::{Mode, Role};
 use serde_json::json;
@@ -29,6 +30,11 @@ async fn fill(store: &Store, name: &str) -> UserId {
     };
     store.create_conversation(user, new, NOON).await.unwrap();
     store.remember(user, "likes tea", "user", NOON).await.unwrap();
+    let body = json!({"text": "東京"});
+    let new = NewResponse { id: "resp_1", body: &body, expires_at: minutes(9) };
+    store.put_response(user, new, NOON).await.unwrap();
+    let new = NewDeferred { id: "d", lease_until: minutes(9), expires_at: minutes(9) };
+    assert!(store.start_deferred(user, new, NOON).await.unwrap());
     // A tree whose messages share a time, so that a dump meets children before parents.
     let mut parent = None;
     for idx in 0..20 {
@@ -83,6 +89,8 @@ pub(crate) async fn export_and_delete(database: Database) {
         ("folders", 1),
         ("memories", 1),
         ("shares", 1),
+        ("responses", 1),
+        ("deferred", 1),
         ("feedback", 1),
         ("styles", 1),
         ("ledger", 1),
@@ -164,7 +172,7 @@ pub(crate) async fn bad_dumps(database: Database) {
     let empty = sqlite.database().await.store;
     let restore = async |text: String| empty.restore(&mut text.as_bytes()).await;
 
-    let newer = restore(dump.replacen("\"rapport_dump\":1", "\"rapport_dump\":99", 1)).await;
+    let newer = restore(dump.replacen("\"rapport_dump\":2", "\"rapport_dump\":99", 1)).await;
     assert!(matches!(newer, Err(Error::Newer { found: 99, .. })), "{newer:?}");
     let headless = restore(dump.lines().skip(1).collect::<Vec<_>>().join("\n")).await;
     assert!(matches!(headless, Err(Error::Dump { line: 1, .. })), "{headless:?}");
@@ -179,6 +187,42 @@ pub(crate) async fn bad_dumps(database: Database) {
     assert!(restore(orphan.join("\n")).await.is_err());
     // All or nothing: it is still empty, and a good dump goes in.
     restore(dump).await.unwrap();
+}
+
+/// A database of the first version is brought up to date with what is in it, and so is its dump.
+pub(crate) async fn older_database(database: Database) {
+    let store = &database.store;
+    let ada = fill(store, "Ada").await;
+    // Nothing was kept in these tables then.
+    store.delete_response(ada, "resp_1").await.unwrap();
+    store.finish_deferred(ada, "d", &Ok(json!(1))).await.unwrap();
+    store.take_deferred(ada, "d", NOON).await.unwrap();
+    let before = store.export_user(ada).await.unwrap();
+    let mut dump = Vec::new();
+    let n_rows = store.dump(&mut dump).await.unwrap();
+    let dump = String::from_utf8(dump).unwrap();
+    let connection = connect(&database.location).await;
+    let first = "DELETE FROM schema_versions WHERE version > 1;
+        DROP TABLE responses; DROP TABLE deferred;
+        CREATE TABLE responses (owner_id TEXT NOT NULL, id TEXT NOT NULL, body TEXT NOT NULL,
+            created_at_ms BIGINT NOT NULL, expires_at_ms BIGINT NOT NULL,
+            PRIMARY KEY (owner_id, id));
+        CREATE TABLE deferred (owner_id TEXT NOT NULL, id TEXT NOT NULL, status TEXT NOT NULL,
+            body TEXT, created_at_ms BIGINT NOT NULL, expires_at_ms BIGINT NOT NULL,
+            PRIMARY KEY (owner_id, id))";
+    sqlx::raw_sql(first).execute(&connection).await.unwrap();
+    connection.close().await;
+    let store = database.second_store().await;
+    assert_eq!(store.export_user(ada).await.unwrap(), before);
+    let body = json!(1);
+    let new = NewResponse { id: "resp_1", body: &body, expires_at: minutes(9) };
+    store.put_response(ada, new, NOON).await.unwrap();
+
+    let sqlite = Sqlite::new();
+    let copy = sqlite.database().await.store;
+    let old = dump.replacen("\"rapport_dump\":2", "\"rapport_dump\":1", 1);
+    assert_ne!(old, dump);
+    assert_eq!(copy.restore(&mut old.as_bytes()).await.unwrap(), n_rows);
 }
 
 pub(crate) async fn newer_database(database: Database) {

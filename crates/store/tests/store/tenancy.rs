@@ -2,9 +2,9 @@
 
 use rapport_store::{
     ApiKeyId, ConversationChange, ConversationFilter, ConversationId, Deferred, Error, FeedbackId,
-    Finished, FolderId, Limits, MemoryId, MessageId, NewApiKey, NewConversation, NewFeedback,
-    NewResponse, NewTurn, ReplyId, ReservationId, Reserved, ShareId, Signal, Store, Thumb, UnixMs,
-    UserId, Verdict,
+    Finished, FolderId, Limits, MemoryId, MessageId, NewApiKey, NewConversation, NewDeferred,
+    NewFeedback, NewResponse, NewTurn, ReplyId, ReservationId, Reserved, ShareId, Signal, Store,
+    Thumb, UnixMs, UserId, Verdict,
 };
 use rapport_types::{Mode, Role};
 use serde_json::json;
@@ -40,8 +40,10 @@ async fn fill(store: &Store, owner: UserId) -> Belongings {
     let new = NewResponse { id: response, body: &body, expires_at: minutes(99) };
     store.put_response(owner, new, NOON).await.unwrap();
     let (pending, done) = ("pending", "done");
-    store.start_deferred(owner, pending, NOON, minutes(99)).await.unwrap();
-    store.start_deferred(owner, done, NOON, minutes(99)).await.unwrap();
+    for id in [pending, done] {
+        let new = NewDeferred { id, lease_until: minutes(99), expires_at: minutes(99) };
+        assert!(store.start_deferred(owner, new, NOON).await.unwrap());
+    }
     store.finish_deferred(owner, done, &Ok(body)).await.unwrap();
     let charge = charge();
     store.finish_reply(owner, only(&charge), NOON).await.unwrap();

@@ -39,7 +39,13 @@ impl<R: Real> Routes<R> {
     }
 
     pub(crate) fn n_bytes(&self) -> usize {
-        size_of_val(&*self.logits) + size_of_val(&*self.gates)
+        (self.logits.capacity() + self.gates.capacity()) * size_of::<R>()
+    }
+
+    /// Room for the routes of some tokens.
+    pub(crate) fn reserve(&mut self, n_tokens: usize, n_experts: usize) {
+        self.logits.reserve_exact(n_tokens * n_experts);
+        self.gates.reserve_exact(n_tokens * n_experts);
     }
 
     /// Routes each token by its normalised attention input.

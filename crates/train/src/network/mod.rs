@@ -3,8 +3,8 @@
 //! One pass goes over a [`Pack`]: several sequences one after another, none of which sees another.
 //! The order of calls is [`Network::forward`], then [`Network::log_probs`] for the tokens that the
 //! loss is about, then, with the loss's gradient by their log-probabilities,
-//! [`Network::log_probs_with_gradient`] and [`Network::backward`]. Every loss in `loss/` is only
-//! that gradient.
+//! [`Network::log_probs_with_gradient`] and [`Network::backward`]. Every loss in `objective.rs` is
+//! only that gradient. A reward model asks for [`Network::rewards`] instead.
 //!
 //! # Memory
 //! What the backward pass needs of a layer is the results of its products; norms, activations and
@@ -117,7 +117,30 @@ impl<R: Real> Saved<R> {
             &self.up,
             &self.low_out_of_feed_forward,
         ];
-        floats.iter().map(|values| size_of_val(&***values)).sum::<usize>() + self.routes.n_bytes()
+        floats.iter().map(|values| values.capacity() * size_of::<R>()).sum::<usize>()
+            + self.routes.n_bytes()
+    }
+
+    fn reserve(&mut self, shape: &Shape, layout: &Layout, n_tokens: usize) {
+        let (base, width) = (shape.base(), layout.adapter.width());
+        for (values, n_cols) in [
+            (&mut self.input, base.hidden),
+            (&mut self.low_into_attention, 3 * width),
+            (&mut self.queries, base.heads),
+            (&mut self.keys, base.kv_heads),
+            (&mut self.values, base.kv_heads),
+            (&mut self.attended, base.heads),
+            (&mut self.low_out_of_attention, width),
+            (&mut self.middle, base.hidden),
+            (&mut self.low_into_feed_forward, 2 * width),
+            (&mut self.gate, base.feed_forward),
+            (&mut self.up, base.feed_forward),
+            (&mut self.low_out_of_feed_forward, width),
+        ] {
+            values.reserve_exact(n_tokens * n_cols);
+        }
+        let routing = layout.adapter.routing;
+        self.routes.reserve(n_tokens, routing.map_or(0, |routing| routing.n_experts));
     }
 }
 
@@ -167,6 +190,38 @@ fn add<R: Real>(to: &mut [R], what: &[R]) {
     }
 }
 
+impl<R: Real> Scratch<R> {
+    fn reserve(&mut self, shape: &Shape, layout: &Layout, n_tokens: usize) {
+        let (base, width) = (shape.base(), layout.adapter.width());
+        let [query_rows, key_rows, value_rows] = &mut self.rows;
+        let [d_out, d_queries, d_keys, d_values] = &mut self.heads;
+        let [low, d_low] = &mut self.low;
+        // The head works on some rows of all at a time.
+        let head_len = HEAD_ROWS * base.hidden;
+        for (values, len) in [
+            (&mut self.normed, head_len.max(n_tokens * base.hidden)),
+            (&mut self.d_normed, head_len.max(n_tokens * base.hidden)),
+            (query_rows, head_len.max(n_tokens * base.heads)),
+            (key_rows, n_tokens * base.kv_heads),
+            (value_rows, n_tokens * base.kv_heads),
+            (d_out, n_tokens * base.heads),
+            (d_queries, n_tokens * base.heads),
+            (d_keys, n_tokens * base.kv_heads),
+            (d_values, n_tokens * base.kv_heads),
+            (&mut self.inner, n_tokens * base.feed_forward),
+            (&mut self.d_inner, n_tokens * base.feed_forward),
+            (low, n_tokens * 3 * width),
+            (d_low, n_tokens * 3 * width),
+            (&mut self.d_gates, n_tokens * layout.adapter.n_experts()),
+            (&mut self.logits, HEAD_ROWS * shape.n_vocab),
+        ] {
+            values.reserve_exact(len);
+        }
+        self.rounded.reserve(n_tokens, base.feed_forward.max(base.heads).max(base.hidden));
+        self.rounded.reserve(HEAD_ROWS, shape.n_vocab);
+    }
+}
+
 impl<R: Real> Network<R> {
     pub fn new(compute: Compute, base: Base<R>, recompute: Recompute) -> Self {
         let n_layers = base.shape.n_layers;
@@ -196,6 +251,20 @@ impl<R: Real> Network<R> {
         &self.compute
     }
 
+    /// Makes room for passes over at most `n_tokens`, so that buffers never grow: growing in steps
+    /// would take up to twice as much.
+    pub fn reserve(&mut self, layout: &Layout, n_tokens: usize) {
+        let shape = self.base.shape;
+        for saved in &mut self.saved {
+            saved.reserve(&shape, layout, n_tokens);
+        }
+        self.scratch.reserve(&shape, layout, n_tokens);
+        for values in self.inputs.iter_mut().chain([&mut self.hidden, &mut self.d_hidden]) {
+            values.reserve_exact(n_tokens * shape.hidden);
+        }
+        self.angles.reserve_exact(n_tokens * shape.head_dim / 2);
+    }
+
     /// Bytes that passes over at most `n_tokens` hold at most, the frozen weights included.
     pub fn planned_bytes(&self, layout: &Layout, n_tokens: usize) -> usize {
         let shape = &self.base.shape;
@@ -211,12 +280,24 @@ impl<R: Real> Network<R> {
             + 2 * base.kv_heads
             + 2 * base.feed_forward
             + 6 * width
-            + experts
+            + experts.max(1)
             + shape.head_dim
-            + shape.feed_forward / 2;
+            + base.feed_forward.max(base.heads).max(base.hidden).div_ceil(2);
         let per_token = n_saved * per_layer + n_inputs * base.hidden + scratch + 2 * base.hidden;
-        let head = HEAD_ROWS * (shape.n_vocab + 2 * base.hidden);
+        // Logits, and their gradients rounded.
+        let head = HEAD_ROWS * (2 * shape.n_vocab + 3 * base.hidden.max(base.heads));
         self.base.n_bytes() + (n_tokens * per_token + head) * size_of::<R>()
+    }
+
+    /// Bytes of the frozen weights.
+    pub fn base_bytes(&self) -> usize {
+        self.base.n_bytes()
+    }
+
+    /// Bytes of the largest frozen matrix as floats.
+    pub fn largest_weight_bytes(&self) -> usize {
+        let shape = &self.base.shape;
+        shape.n_vocab.max(shape.feed_forward) * shape.hidden * size_of::<R>()
     }
 
     /// Bytes of all buffers at this moment, the frozen weights included.
@@ -235,7 +316,7 @@ impl<R: Real> Network<R> {
             + saved
             + scratch.sum::<usize>()
             + s.rounded.n_bytes()
-            + size_of_val(&*self.angles)
+            + self.angles.capacity() * size_of::<[R; 2]>()
     }
 
     /// Runs a pack through all layers.
@@ -451,6 +532,65 @@ impl<R: Real> Network<R> {
             }
         }
         log_probs
+    }
+
+    /// The rewards that the head gives the states after some rows, after [`Network::forward`].
+    ///
+    /// # Panics
+    /// If the parameters have no reward head.
+    pub fn rewards(&mut self, parameters: &Parameters<R>, rows: &[usize]) -> Vec<R> {
+        self.reward_head(parameters, rows, None)
+    }
+
+    /// As [`Network::rewards`]; and starts the backward pass from the loss's gradient with respect to
+    /// each of them, and adds to that of the head.
+    ///
+    /// # Panics
+    /// If there is not one gradient a row, or no reward head.
+    pub fn rewards_with_gradient(
+        &mut self,
+        parameters: &Parameters<R>,
+        rows: &[usize],
+        d_rewards: &[R],
+        gradients: &mut [R],
+    ) -> Vec<R> {
+        assert_eq!(rows.len(), d_rewards.len(), "a gradient for each row");
+        self.reward_head(parameters, rows, Some((d_rewards, gradients)))
+    }
+
+    fn reward_head(
+        &mut self,
+        parameters: &Parameters<R>,
+        rows: &[usize],
+        mut gradient: Option<(&[R], &mut [R])>,
+    ) -> Vec<R> {
+        let Self { compute, base, hidden, d_hidden, .. } = self;
+        let (n_cols, epsilon) = (base.shape.hidden, base.shape.norm_epsilon);
+        let place = parameters.layout.reward_head();
+        assert_eq!(place.len(), n_cols, "the parameters have a reward head");
+        let head = &parameters.values[place.clone()];
+        if gradient.is_some() {
+            d_hidden.clear();
+            d_hidden.resize(hidden.len(), R::ZERO);
+        }
+        let mut normed = vec![R::ZERO; n_cols];
+        let mut rewards = Vec::with_capacity(rows.len());
+        for (row_idx, row) in rows.iter().enumerate() {
+            let span = row * n_cols..(row + 1) * n_cols;
+            let state = &hidden[span.clone()];
+            norm::forward(compute, state, &base.output_norm, epsilon, &mut normed);
+            rewards.push(normed.iter().zip(head).map(|(x, weight)| *x * *weight).sum());
+            if let Some((d_rewards, gradients)) = &mut gradient {
+                let d_reward = d_rewards[row_idx];
+                for (to, x) in gradients[place.clone()].iter_mut().zip(&normed) {
+                    *to += d_reward * *x;
+                }
+                let mut d_normed: Vec<R> = head.iter().map(|weight| d_reward * *weight).collect();
+                let d = (&mut d_normed[..], &mut d_hidden[span]);
+                norm::backward(compute, state, &base.output_norm, epsilon, d);
+            }
+        }
+        rewards
     }
 
     /// Goes back through all layers and adds to `gradients` those of the parameters.

@@ -3,7 +3,8 @@
 //!
 //! Per layer: the router (E, C), then `A` of every linear (E, r, in), then `B` of every linear
 //! (out, E, r). With the experts inside a row, one product serves all experts of a linear; a file
-//! has (E, out, r). The routers' balancing biases are not trained by gradients and lie apart.
+//! has (E, out, r). The routers' balancing biases are not trained by gradients and lie apart. After
+//! the last layer comes the head of a reward model, where one is trained.
 
 use std::ops::Range;
 
@@ -44,11 +45,24 @@ impl AdapterShape {
 pub struct Layout {
     pub base: BaseShape,
     pub adapter: AdapterShape,
+    /// Whether a row of numbers that turns the last hidden state into a reward is trained too.
+    pub has_reward_head: bool,
 }
 
 impl Layout {
+    /// Of an adapter and nothing else.
+    pub fn new(base: BaseShape, adapter: AdapterShape) -> Self {
+        Self { base, adapter, has_reward_head: false }
+    }
+
     pub fn n_parameters(&self) -> usize {
-        self.base.n_layers * self.layer_len()
+        self.reward_head().end
+    }
+
+    /// (C), after all layers; empty if there is none.
+    pub(crate) fn reward_head(&self) -> Range<usize> {
+        let start = self.base.n_layers * self.layer_len();
+        start..start + if self.has_reward_head { self.base.hidden } else { 0 }
     }
 
     fn router_len(&self) -> usize {
@@ -99,7 +113,7 @@ pub struct Parameters<R> {
 
 impl<R: Real> Parameters<R> {
     /// A fresh adapter, which changes nothing yet: every `B` is zero; `A` is drawn as `peft` draws
-    /// it, uniformly within `1 / sqrt(in)`.
+    /// it, uniformly within `1 / sqrt(in)`. A reward head begins with zeros: all replies are equal.
     pub fn fresh(layout: Layout, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let mut values = vec![R::ZERO; layout.n_parameters()];
@@ -125,7 +139,7 @@ impl<R: Real> Parameters<R> {
             alpha: f64::from(adapter.alpha),
             routing: adapter.routing,
         };
-        let layout = Layout { base, adapter: shape };
+        let layout = Layout::new(base, shape);
         let mut parameters =
             Self { layout, values: vec![R::ZERO; layout.n_parameters()], router_bias: Vec::new() };
         let wide = |value: &f32| R::from_f64(f64::from(*value));
@@ -148,9 +162,27 @@ impl<R: Real> Parameters<R> {
         parameters
     }
 
+    /// The same with the head of a reward model.
+    ///
+    /// # Panics
+    /// If the head is not as long as a hidden state.
+    #[must_use]
+    pub fn with_reward_head(mut self, head: &[R]) -> Self {
+        assert_eq!(head.len(), self.layout.base.hidden, "a number for each of a hidden state");
+        self.values.truncate(self.layout.reward_head().start);
+        self.values.extend_from_slice(head);
+        self.layout.has_reward_head = true;
+        self
+    }
+
+    /// The head of a reward model; empty if there is none.
+    pub fn reward_head(&self) -> &[R] {
+        &self.values[self.layout.reward_head()]
+    }
+
     /// The adapter as files have it.
     pub fn to_adapter(&self, base_sha256: Option<String>) -> Adapter {
-        let Layout { base, adapter } = self.layout;
+        let Layout { base, adapter, .. } = self.layout;
         let narrow = |value: &R| value.to_f64() as f32;
         let layer = |layer_idx: usize| AdapterLayer {
             router: adapter.routing.map(|routing| ExpertRouter {
@@ -196,10 +228,8 @@ mod tests {
     use super::*;
 
     fn layout(routing: Option<Routing>) -> Layout {
-        Layout {
-            base: BaseShape { n_layers: 3, hidden: 6, heads: 8, kv_heads: 4, feed_forward: 10 },
-            adapter: AdapterShape { rank: 2, alpha: 4.0, routing },
-        }
+        let base = BaseShape { n_layers: 3, hidden: 6, heads: 8, kv_heads: 4, feed_forward: 10 };
+        Layout::new(base, AdapterShape { rank: 2, alpha: 4.0, routing })
     }
 
     #[test]
@@ -233,6 +263,9 @@ mod tests {
             }
         }
         assert_eq!(end, layout.n_parameters());
+        let with_head = Layout { has_reward_head: true, ..layout };
+        assert_eq!(with_head.reward_head(), end..end + 6);
+        assert_eq!(with_head.n_parameters(), end + 6);
     }
 
     #[test]

@@ -22,7 +22,13 @@ export function bytes(n: number, locale: string): string {
 
 /** A length of time in seconds, to a tenth below ten. */
 export const seconds = (ms: number, locale: string) =>
-	new Intl.NumberFormat(locale, { style: 'unit', unit: 'second', unitDisplay: 'narrow', maximumFractionDigits: ms < 10_000 ? 1 : 0 }).format(ms / 1000);
+	new Intl.NumberFormat(locale, { style: 'unit', unit: 'second', unitDisplay: locale.startsWith('ja') ? 'short' : 'narrow', maximumFractionDigits: ms < 10_000 ? 1 : 0 }).format(ms / 1000);
+
+/** How long something will last, in whole seconds or minutes. */
+export function lasting(ms: number, locale: string): string {
+	const [n, unit] = ms < 90_000 ? [Math.max(1, Math.round(ms / 1000)), 'second'] : [Math.round(ms / 60_000), 'minute'];
+	return new Intl.NumberFormat(locale, { style: 'unit', unit, unitDisplay: 'short' }).format(n);
+}
 
 export const date = (ms: number, locale: string) => new Intl.DateTimeFormat(locale, { dateStyle: 'medium' }).format(ms);
 

@@ -15,7 +15,7 @@ export interface User {
 }
 
 export interface ModelState {
-	state: 'ready' | 'pulling' | 'loading' | 'failed';
+	state: 'ready' | 'pulling' | 'loading' | 'failed' | 'away';
 	bytes?: number | null;
 	total_bytes?: number | null;
 	error?: string | null;
@@ -90,6 +90,23 @@ export interface Message {
 	choice_of: string | null;
 }
 
+interface Likely {
+	label: string;
+	probability: number;
+}
+
+/** How a message was read, where the server reads messages. */
+export interface Reading {
+	basis: 'trained' | 'lexicon' | 'none';
+	/** Likeliest first; only those that are said to be there. */
+	feelings: Likely[];
+	/** 0 to 1. */
+	intensity: number;
+	needs: Likely[];
+	risk: { probability: number; is_cue: boolean };
+	formality: number | null;
+}
+
 export interface Folder {
 	id: string;
 	name: string;
@@ -98,7 +115,8 @@ export interface Folder {
 export interface SearchHit {
 	conversation_id: string;
 	title: string;
-	message_id: string;
+	/** Of the message that was found; none where the title was. */
+	message_id: string | null;
 	snippet: string;
 }
 
@@ -124,6 +142,8 @@ export interface Persona {
 	tagline: string;
 	description: string;
 	languages: string[];
+	/** The tagline and the description in other languages than English. */
+	texts?: Record<string, { tagline: string; description: string }>;
 }
 
 export const SLIDERS = ['warmth', 'length', 'formality', 'humour', 'directness'] as const;
@@ -133,8 +153,18 @@ export interface Style {
 	persona: string | null;
 	instructions: string;
 	sliders: Record<Slider, number>;
-	explanation: string[];
+	explanation: (Explained | string)[];
 	can_undo: boolean;
+}
+
+/** A sentence of how the assistant talks, in English, and what it is about. */
+export interface Explained {
+	about: string;
+	text: string;
+	persona?: string;
+	slider?: string;
+	told?: string;
+	n?: number;
 }
 
 export interface MemoryItem {
@@ -165,6 +195,8 @@ export interface Account {
 	plan: { id: string; name: string; limits: Record<string, number | null>; prices: Record<string, number | null> };
 	usage_today: { requests: number; tokens: number; thinking_tokens: number; cost_microdollars: number };
 	resets_ms: number;
+	/** Other ways in that were connected. */
+	identities?: { issuer: string; connected_ms: number }[];
 }
 
 export interface UsageDay {
@@ -242,7 +274,7 @@ export interface Settings {
 	default_persona: string | null;
 	default_plan: string;
 	/** One in so many replies is a blind choice; 0 is none. */
-	choice_every?: number;
+	choice_every: number;
 }
 
 /** What one event of a reply's stream says. */

@@ -3,7 +3,7 @@
 import { goto } from '$app/navigation';
 import { api, ApiError, connect, offered } from '$lib/services/api';
 import { forgetAll, keepList, keptList } from '$lib/services/offline';
-import type { Folder, MemoryItem, Persona, SessionInfo, Style } from '$lib/services/types';
+import type { Folder, MemoryItem, ModelState, Persona, SessionInfo, Style } from '$lib/services/types';
 import { i18n } from './i18n.svelte';
 
 class Session {
@@ -77,8 +77,27 @@ class Session {
 	/** Asks again while the model is on its way, or while the server is away. */
 	private watchModel(): void {
 		clearTimeout(this.timer);
-		if (this.offline || this.info?.model.state === 'pulling' || this.info?.model.state === 'loading')
-			this.timer = setTimeout(() => void this.load(), this.offline ? 5000 : 1000);
+		if (this.offline) this.timer = setTimeout(() => void this.load(), 5000);
+		else if (['pulling', 'loading', 'away'].includes(this.info?.model.state ?? '')) this.timer = setTimeout(() => void this.lookAtModel(), 1000);
+	}
+
+	private async lookAtModel(): Promise<void> {
+		try {
+			const model = await offered(api.get<ModelState>('/api/model'));
+			// A server that does not tell it alone tells it with the rest.
+			if (model === null) return await this.load();
+			if (this.info) this.info.model = model;
+		} catch (error) {
+			if (error instanceof ApiError && error.offline) this.offline = true;
+		}
+		this.watchModel();
+	}
+
+	/** Fetches a model again that could not be had; for administrators. */
+	async retryModel(): Promise<void> {
+		const model = await api.post<ModelState>('/api/model/retry');
+		if (this.info) this.info.model = model;
+		this.watchModel();
 	}
 
 	async signIn(name: string, password: string): Promise<void> {

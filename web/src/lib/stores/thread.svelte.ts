@@ -1,7 +1,7 @@
 // One open conversation: the tree of its messages, the replies that stream into it, and what a person can do to it.
 // `Thread` is what the screens see; `StoredThread` lives on the server, `PrivateThread` only in this page.
 
-import { api, ApiError, errorOf, headers } from '$lib/services/api';
+import { api, ApiError, errorOf, headers, offered } from '$lib/services/api';
 import { keepChat, keptChat } from '$lib/services/offline';
 import { eventsOf, follow } from '$lib/services/sse';
 import { Tree } from '$lib/services/tree';
@@ -280,6 +280,8 @@ export class StoredThread implements Thread {
 export class PrivateThread implements Thread {
 	messages: Message[] = $state([]);
 	live: Record<string, Live> = $state({});
+	/** Who the assistant is to be here; null as it is set. */
+	persona: string | null = $state(null);
 	readonly path = $derived(this.messages);
 	readonly busy = $derived(this.messages.some((m) => m.status === 'streaming'));
 	private stream: AbortController | null = null;
@@ -337,7 +339,7 @@ export class PrivateThread implements Thread {
 				method: 'POST',
 				headers: headers('POST', { 'content-type': 'application/json', accept: 'text/event-stream' }),
 				credentials: 'same-origin',
-				body: JSON.stringify({ messages: words, mode }),
+				body: JSON.stringify({ id, messages: words, mode, ...(this.persona === null ? {} : { persona: this.persona }) }),
 				signal,
 			});
 			if (!response.ok || !response.body) throw await errorOf(response);
@@ -364,6 +366,11 @@ export class PrivateThread implements Thread {
 
 	async stop(): Promise<void> {
 		this.stream?.abort();
+	}
+
+	async answerNow(message: Message): Promise<void> {
+		// A thought that has ended by itself is what was wanted.
+		await offered(api.post(`/api/private/replies/${message.id}/answer-now`));
 	}
 
 	close(): void {

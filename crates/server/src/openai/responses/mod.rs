@@ -6,6 +6,8 @@
 mod request;
 mod words;
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::response::{IntoResponse, Response};
@@ -17,7 +19,8 @@ use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::events;
 use crate::replies::{Replies, fresh_id};
-use crate::{App, models};
+use crate::stored::Responses;
+use crate::{App, charge, models};
 
 pub(crate) use request::ResponseRequest;
 use words::{ResponseWords, Storing};
@@ -31,7 +34,7 @@ pub(crate) async fn create(
     let earlier = match request.previous_response_id() {
         None => Vec::new(),
         Some(id) => {
-            let found = app.responses.get(caller.key, id.to_owned()).await?;
+            let found = Responses::get(&app, charge::owner(), id).await?;
             found.ok_or_else(|| no_such_response(id))?.messages.clone()
         }
     };
@@ -39,8 +42,8 @@ pub(crate) async fn create(
     let messages: Vec<_> = earlier.into_iter().chain(input.messages).collect();
     let asked = request.ask(&model, &messages, caller)?;
     let storing = request.is_stored().then(|| Storing {
-        responses: app.responses.clone(),
-        owner: caller.key,
+        app: Arc::clone(&app),
+        owner: charge::owner(),
         input: input.items,
         messages,
     });
@@ -63,25 +66,23 @@ pub(crate) async fn create(
 
 fn no_such_response(id: &str) -> ApiError {
     ApiError::not_found(format!(
-        "there is no response `{id}`: it was never stored, was deleted, or made room for others"
+        "there is no response `{id}`: it was never stored, was deleted, has expired, or made room for others"
     ))
 }
 
 pub(crate) async fn get(
     State(app): State<App>,
-    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let found = app.responses.get(caller.key, id.clone()).await?;
+    let found = Responses::get(&app, charge::owner(), &id).await?;
     Ok(Json(found.ok_or_else(|| no_such_response(&id))?.response.clone()))
 }
 
 pub(crate) async fn delete(
     State(app): State<App>,
-    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    if !app.responses.delete(caller.key, id.clone()).await? {
+    if !Responses::delete(&app, charge::owner(), &id).await? {
         return Err(no_such_response(&id));
     }
     Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
@@ -101,11 +102,10 @@ const MAX_ITEMS: usize = 100;
 
 pub(crate) async fn input_items(
     State(app): State<App>,
-    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Value>, ApiError> {
-    let found = app.responses.get(caller.key, id.clone()).await?;
+    let found = Responses::get(&app, charge::owner(), &id).await?;
     let found = found.ok_or_else(|| no_such_response(&id))?;
     let limit = listing.limit.unwrap_or(DEFAULT_ITEMS);
     if !(1..=MAX_ITEMS).contains(&limit) {

@@ -252,6 +252,7 @@ impl ResponseRequest {
             stop: Vec::new(),
             format,
             tools: wanted::tools(offered, choice, call_count(self.parallel_tool_calls))?,
+            adapter: model.adapter.clone(),
             caller,
         })
     }

@@ -1,20 +1,19 @@
 //! A reply in the words of `/v1/responses`: a list of items, each opened, filled and closed.
 
-use std::sync::Arc;
-
-use rapport_types::{Event, GenerateError, Message, TokenLogprob, ToolCall};
+use rapport_types::{Event, Message, TokenLogprob, ToolCall};
 use serde_json::{Value, json};
 
+use crate::App;
 use crate::answer::Answer;
 use crate::error::ApiError;
 use crate::events::{Frame, Wording};
 use crate::openai::token_logprob;
 use crate::replies::{fresh_id, unix_seconds};
-use crate::stored::{Owner, ResponseStore, StoredResponse};
+use crate::stored::{Owner, Responses, StoredResponse};
 
 /// What is needed to keep a response.
 pub(super) struct Storing {
-    pub(super) responses: Arc<dyn ResponseStore>,
+    pub(super) app: App,
     pub(super) owner: Owner,
     pub(super) input: Vec<Value>,
     pub(super) messages: Vec<Message>,
@@ -266,7 +265,7 @@ impl ResponseWords {
 
     async fn store(&mut self) -> Result<(), ApiError> {
         let Some(storing) = self.storing.take() else { return Ok(()) };
-        let Storing { responses, owner, input, mut messages } = storing;
+        let Storing { app, owner, input, mut messages } = storing;
         let thought = Some(std::mem::take(&mut self.answer.thought));
         messages.push(Message {
             thought: thought.filter(|thought| !thought.is_empty()),
@@ -275,8 +274,7 @@ impl ResponseWords {
         });
         let id = self.response["id"].as_str().unwrap_or_default().to_owned();
         let response = self.response.clone();
-        responses.put(owner, id, StoredResponse { response, input, messages }).await?;
-        Ok(())
+        Responses::put(&app, owner, &id, StoredResponse { response, input, messages }).await
     }
 
     fn failed(&mut self, error: ApiError) -> Frame {
@@ -295,11 +293,5 @@ impl Wording for ResponseWords {
 
     fn end(&mut self) -> Vec<Frame> {
         Vec::new()
-    }
-}
-
-impl From<crate::stored::StoreError> for ApiError {
-    fn from(error: crate::stored::StoreError) -> Self {
-        GenerateError::Internal { reason: error.to_string() }.into()
     }
 }
