@@ -384,5 +384,7 @@ export async function start(options = {}) {
 	}
 
 	await new Promise((resolve) => server.listen(options.port ?? 0, '127.0.0.1', resolve));
-	return { url: `http://127.0.0.1:${server.address().port}`, state, close: () => new Promise((resolve) => (server.closeAllConnections(), server.close(resolve))) };
+	// A test that failed on its way leaves it open, and that must not keep the process.
+	server.unref();
+	return { url: `http://127.0.0.1:${server.address().port}`, state, close: () => new Promise((resolve) => (server.close(resolve), server.closeAllConnections())) };
 }

@@ -114,7 +114,8 @@ const SETTINGS: &[Setting] = &[
         variable: "RAPPORT_TEMPERATURE",
         flag: Some(("temperature", Some("chat"))),
         is_secret: false,
-        default: || SamplingDraft::default().temperature.to_string(),
+        // As the model's makers would have it.
+        default: String::new,
         check: |text| {
             let temperature = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
             let draft = SamplingDraft { temperature, ..SamplingDraft::default() };

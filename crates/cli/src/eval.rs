@@ -1,6 +1,6 @@
 //! `rapport eval`: ask a development set, make blind sheets of two builds, score what readers said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use rapport_eval::blind::{self, Side};
 use rapport_eval::devset::{self, Asking, Item, Reply};
 use rapport_eval::statistics::Share;
 use rapport_eval::{jsonl, score};
-use rapport_types::{Mode, SamplingDraft};
+use rapport_types::{AdapterChoice, Generate, Mode, SamplingDraft};
 
 use crate::options::{AdapterOptions, ComputeOptions};
 use rapport_cli::pull::{DEFAULT_MODEL, Paths};
@@ -43,9 +43,9 @@ pub(crate) struct AskOptions {
     model: String,
     #[arg(long, default_value = "fast")]
     mode: Mode,
-    /// 0 is greedy
-    #[arg(long, default_value = "0.7")]
-    temperature: f32,
+    /// 0 is greedy; all tokens may be drawn [default: sampled as the model's makers would have it]
+    #[arg(long)]
+    temperature: Option<f32>,
     /// Prompt i is asked with this plus i
     #[arg(long, default_value = "1")]
     seed: u64,
@@ -57,6 +57,12 @@ pub(crate) struct AskOptions {
     /// Replies written at once; the texts do not depend on it
     #[arg(long, default_value = "16")]
     at_once: NonZeroUsize,
+    /// Replies whose thoughts these replies go on from, instead of a thought of their own
+    #[arg(long, value_name = "REPLIES")]
+    thoughts: Option<PathBuf>,
+    /// Each goes on from the thought of another prompt: what the right one is worth
+    #[arg(long, requires = "thoughts")]
+    shuffled: bool,
     /// Where the replies go
     #[arg(long)]
     out: PathBuf,
@@ -119,10 +125,40 @@ pub(crate) fn run(
     }
 }
 
+/// The thoughts of replies by their prompts' ids. Shuffled, each prompt has that of the one half the
+/// set away, so that none keeps its own and kinds mix.
+fn thoughts(replies: &[Reply], is_shuffled: bool) -> HashMap<String, String> {
+    let n = replies.len();
+    let shift = if is_shuffled { n / 2 } else { 0 };
+    let of = |(idx, reply): (usize, &Reply)| {
+        let thought = replies[(idx + shift) % n].thought.clone()?;
+        Some((reply.id.clone(), thought))
+    };
+    replies.iter().enumerate().filter_map(of).collect()
+}
+
 fn ask(options: &AskOptions, paths: &Paths, out: &mut impl Write) -> anyhow::Result<()> {
     let items: Vec<Item> = jsonl::read(&options.set)?;
-    let draft =
-        SamplingDraft { temperature: options.temperature, top_p: 1.0, ..SamplingDraft::default() };
+    let model = options.adapter.open_model(&options.model, &options.compute, paths)?;
+    let usual = model.sampling(&AdapterChoice::Default);
+    let draft = match options.temperature {
+        Some(temperature) => SamplingDraft { temperature, top_p: 1.0, ..SamplingDraft::default() },
+        None => usual,
+    };
+    let thoughts = match &options.thoughts {
+        Some(file) => {
+            let thoughts = thoughts(&jsonl::read::<Reply>(file)?, options.shuffled);
+            if let Some(item) = items.iter().find(|item| !thoughts.contains_key(&item.id)) {
+                anyhow::bail!(
+                    "{} has no thought for `{}`: ask the same set with --mode thinking first",
+                    file.display(),
+                    item.id
+                );
+            }
+            thoughts
+        }
+        None => HashMap::new(),
+    };
     let asking = Asking {
         mode: options.mode,
         sampling: draft.validate()?,
@@ -130,8 +166,8 @@ fn ask(options: &AskOptions, paths: &Paths, out: &mut impl Write) -> anyhow::Res
         max_tokens: options.max_tokens.get(),
         system: options.system.clone(),
         at_once: options.at_once,
+        thoughts,
     };
-    let model = options.adapter.open_model(&options.model, &options.compute, paths)?;
     let bar = indicatif::ProgressBar::new(items.len() as u64);
     let replies = devset::ask(&model, &items, &asking, |n| bar.set_position(n as u64))?;
     bar.finish_and_clear();

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use rapport_types::{
-    AdapterInfo, BuildId, Control, Embedding, EmbeddingRequest, EventSink, Generate, GenerateError,
-    ModelInfo, Readiness, Request, TextToken,
+    AdapterChoice, AdapterInfo, BuildId, Control, Embedding, EmbeddingRequest, EventSink, Generate,
+    GenerateError, ModelInfo, Readiness, Request, SamplingDraft, TextToken,
 };
 
 use crate::pull::PullProgress;
@@ -165,6 +165,11 @@ impl Generate for LateModel {
 
     fn adapters(&self) -> Vec<AdapterInfo> {
         self.ready().map_or_else(|_| Vec::new(), |generate| generate.adapters())
+    }
+
+    fn sampling(&self, adapter: &AdapterChoice) -> SamplingDraft {
+        self.ready()
+            .map_or_else(|_| SamplingDraft::default(), |generate| generate.sampling(adapter))
     }
 
     fn tokenize(&self, text: &str) -> Option<Vec<TextToken>> {

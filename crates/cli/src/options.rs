@@ -373,9 +373,9 @@ pub(crate) struct ChatCommand {
     /// What the model is told before the conversation
     #[arg(long)]
     pub(crate) system: Option<String>,
-    /// 0 is always the most likely word, 2 is wild
-    #[arg(long, default_value = "0.7")]
-    pub(crate) temperature: f32,
+    /// 0 is always the most likely word, 2 is wild [default: as the model's makers would have it]
+    #[arg(long)]
+    pub(crate) temperature: Option<f32>,
     /// Same seed, same text
     #[arg(long)]
     pub(crate) seed: Option<u64>,

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use rapport_local::{LocalModel, LocalOptions};
 use rapport_persona::Layers;
 use rapport_types::{
-    AdapterInfo, Control, EventSink, Generate, GenerateError, Message, ModelInfo, OutputFormat,
-    Request, Role, SamplingDraft, TextToken,
+    AdapterChoice, AdapterInfo, Control, EventSink, Generate, GenerateError, Message, ModelInfo,
+    OutputFormat, Request, Role, SamplingDraft, TextToken,
 };
 
 use crate::options::{AdaptersOptions, ChatCommand, ComputeOptions, EngineOptions};
@@ -35,6 +35,10 @@ impl Generate for Guided {
 
     fn adapters(&self) -> Vec<AdapterInfo> {
         self.model.adapters()
+    }
+
+    fn sampling(&self, adapter: &AdapterChoice) -> SamplingDraft {
+        self.model.sampling(adapter)
     }
 
     fn start(&self, mut request: Request, sink: EventSink) -> Result<Control, GenerateError> {
@@ -107,17 +111,10 @@ impl Backend for LocalBackend {
 }
 
 pub(crate) fn run(options: ChatCommand, paths: &Paths) -> anyhow::Result<ExitCode> {
-    let draft = SamplingDraft {
-        temperature: options.temperature,
-        seed: options.seed,
-        ..SamplingDraft::default()
-    };
-    let mut settings = Settings::new(draft.validate()?);
-    settings.mode = options.mode;
-    settings.thinking_budget = options.budget;
-    settings.max_tokens = options.max_tokens;
-    settings.format = options.format.read()?;
-
+    if let Some(temperature) = options.temperature {
+        SamplingDraft { temperature, ..SamplingDraft::default() }.validate()?;
+    }
+    let format = options.format.read()?;
     let persona = options.persona.as_deref().map(crate::persona::find).transpose()?;
     let layers = Layers {
         persona: persona.as_ref(),
@@ -130,6 +127,19 @@ pub(crate) fn run(options: ChatCommand, paths: &Paths) -> anyhow::Result<ExitCod
         ..options.engine.local(&files, &options.adapters, None, paths)?
     };
     let model = LocalModel::open(&files.gguf, options.compute.compute(), &local)?;
+    let usual = model.sampling(&AdapterChoice::Default);
+    let draft = SamplingDraft {
+        temperature: options.temperature.unwrap_or(usual.temperature),
+        seed: options.seed,
+        ..usual
+    };
+    let settings = Settings {
+        mode: options.mode,
+        thinking_budget: options.budget,
+        max_tokens: options.max_tokens,
+        format,
+        ..Settings::new(draft.validate()?)
+    };
     let has_written_answers = needs_written_answers(&files.gguf);
     let model = Guided { model, reading: options.reading, has_written_answers };
     let mut backend = LocalBackend {

@@ -29,6 +29,8 @@ name = "tiny"
 base = "BASE"
 storage = "f32"
 checkpoint_minutes = 0.0
+[sampling]
+temperature = 0.25
 [adapter]
 n_experts = 2
 top_k = 1
@@ -126,6 +128,8 @@ fn a_training_that_is_killed_again_and_again_gives_the_same_bits() {
     }
     assert!(n_killed >= 2, "killed {n_killed} times");
     succeeded(&train("killed").output().unwrap());
+    let config = fs::read_to_string(out("killed").join("generation_config.json")).unwrap();
+    assert_eq!(config, "{\n  \"do_sample\": true,\n  \"temperature\": 0.25\n}\n");
     for file in ["adapter.safetensors", "training/checkpoint.safetensors"] {
         if file.starts_with("training") {
             // It has the time it took in its header.

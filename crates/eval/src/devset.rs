@@ -64,6 +64,8 @@ pub struct Asking {
     pub system: Option<String>,
     /// How many replies are written at once.
     pub at_once: NonZeroUsize,
+    /// Thoughts by the ids of the items: each reply goes on from its own, whatever the mode.
+    pub thoughts: HashMap<String, String>,
 }
 
 /// Why a set of replies is not whole.
@@ -142,9 +144,15 @@ fn request(item: &Item, asking: &Asking, seed: u64) -> Result<Request, AskError>
             .ok_or_else(|| AskError::Role { id: item.id.clone(), role: turn.role.clone() })?;
         messages.push(Message::new(role, &turn.content));
     }
+    let mut prompt_form = PromptForm::Conversation;
+    if let Some(thought) = asking.thoughts.get(&item.id) {
+        prompt_form = PromptForm::Prefilled;
+        let begun = Message::new(Role::Assistant, "");
+        messages.push(Message { thought: Some(thought.clone()), ..begun });
+    }
     Ok(Request {
         messages,
-        prompt_form: PromptForm::Conversation,
+        prompt_form,
         mode: asking.mode,
         thinking_budget: ThinkingBudget::Medium,
         sampling: asking.sampling.with_seed(seed),
@@ -165,7 +173,7 @@ fn empty(item: &Item, asking: &Asking, seed: u64) -> Reply {
         temperature: asking.sampling.temperature,
         seed,
         build: String::new(),
-        thought: None,
+        thought: asking.thoughts.get(&item.id).cloned(),
         reply: String::new(),
         is_cut: false,
         completion_tokens: 0,

@@ -1,5 +1,6 @@
 //! From prompts to a score, with scripted models and readers who know exactly what they want.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
 use rapport_eval::blind::{self, BlindError, Side};
@@ -8,7 +9,7 @@ use rapport_eval::score::{
     self, Judged, PairVerdict, Preferred, ScoreError, SingleVerdict, singles,
 };
 use rapport_testkit::{Script, ScriptedEngine};
-use rapport_types::{GenerateError, Mode, Sampling};
+use rapport_types::{GenerateError, Mode, PromptForm, Role, Sampling};
 
 fn item(id: &str, kind: &str, content: &str) -> Item {
     Item {
@@ -29,6 +30,7 @@ fn asking() -> Asking {
         max_tokens: 20,
         system: Some("Be kind.".to_owned()),
         at_once: const { NonZeroUsize::new(3).expect("3 is not 0") },
+        thoughts: HashMap::new(),
     }
 }
 
@@ -55,6 +57,23 @@ fn replies(name: &'static str) -> Vec<Reply> {
         ))
     });
     devset::ask(&engine, &set(), &asking(), |_| {}).expect("replies")
+}
+
+#[test]
+fn a_thought_that_is_given_is_where_the_reply_begins() {
+    let engine = ScriptedEngine::answering(|_| Script::answer("so"));
+    let thoughts = HashMap::from([("e3".to_owned(), "feel: joy".to_owned())]);
+    let asking = Asking { thoughts, ..asking() };
+    let replies = devset::ask(&engine, &set(), &asking, |_| {}).unwrap();
+    for (request, item) in engine.requests().iter().zip(set()) {
+        let last = request.messages.last().unwrap();
+        let is_given = item.id == "e3";
+        assert_eq!(request.prompt_form == PromptForm::Prefilled, is_given, "{}", item.id);
+        assert_eq!(last.thought.as_deref(), is_given.then_some("feel: joy"));
+        assert_eq!(last.role, if is_given { Role::Assistant } else { Role::User });
+    }
+    let thoughts = replies.iter().filter_map(|reply| Some((&*reply.id, reply.thought.as_deref()?)));
+    assert_eq!(thoughts.collect::<Vec<_>>(), [("e3", "feel: joy")]);
 }
 
 #[test]

@@ -25,10 +25,13 @@ use rapport_model::adapter::AdapterError;
 use rapport_model::chat_template::{ChatTemplate, TemplateError, TemplateTokens};
 use rapport_model::gguf::{Gguf, GgufError};
 use rapport_model::tokenizer::{Tokenizer, TokenizerError, Vocabulary};
-use rapport_model::{AdapterFile, BaseCheck, LoadError, PackedAdapter, Transformer, file_sha256};
+use rapport_model::{
+    AdapterFile, BaseCheck, LoadError, PackedAdapter, SamplingAdvice, Transformer, file_sha256,
+};
 use rapport_types::{
     AdapterChoice, AdapterInfo, BuildId, Control, Embedding, EmbeddingInput, EmbeddingRequest,
-    EventSink, Generate, GenerateError, ModelInfo, Request, TextToken,
+    EventSink, Generate, GenerateError, InvalidSampling, ModelInfo, Request, SamplingDraft,
+    TextToken,
 };
 use sha2::{Digest, Sha256};
 
@@ -55,6 +58,8 @@ pub enum LocalError {
     Template { file: String, source: TemplateError },
     #[error(transparent)]
     Adapter(#[from] AdapterError),
+    #[error("{file}: how it would be sampled: {source}")]
+    Sampling { file: String, source: InvalidSampling },
     #[error("`{name}` cannot be an adapter's name: {reason}")]
     AdapterName { name: String, reason: &'static str },
     #[error("the cache on disk cannot be used: {0}")]
@@ -79,6 +84,8 @@ pub(crate) struct Language {
 /// A model that answers conversations.
 pub struct LocalModel {
     info: ModelInfo,
+    /// How it is sampled without an adapter, where a request leaves that open.
+    sampling: SamplingDraft,
     language: Arc<Language>,
     adapters: Vec<LoadedAdapter>,
     /// The one that answers where none is named.
@@ -91,6 +98,7 @@ pub struct LocalModel {
 struct LoadedAdapter {
     name: String,
     build: BuildId,
+    sampling: SamplingDraft,
     packed: Arc<PackedAdapter>,
 }
 
@@ -186,11 +194,17 @@ impl LocalModel {
         let weights = weights_digest(&gguf, path);
         let mut build = build_id(&weights);
         check_names(options)?;
+        let sampling = SamplingAdvice::of_gguf(metadata)?.over(SamplingDraft::default());
+        sampling
+            .clone()
+            .validate()
+            .map_err(|source| LocalError::Sampling { file: file(), source })?;
         let model = load_for_adapters(path, &gguf, &compute, options)?;
         let adapters = options.adapters.iter().map(|adapter| {
             Ok(LoadedAdapter {
                 name: adapter.name.clone(),
                 build: BuildId { adapter: adapter.file.short_hash(), ..build.clone() },
+                sampling: adapter.file.advice.over(sampling.clone()),
                 packed: Arc::new(model.pack_adapter(&compute, &adapter.file)?),
             })
         });
@@ -238,6 +252,7 @@ impl LocalModel {
         let slots = Arc::new(slots::SlotTokens::new(&tokenizer));
         Ok(Self {
             info: ModelInfo { name, context_tokens, build },
+            sampling,
             language: Arc::new(Language {
                 tokenizer,
                 template,
@@ -277,12 +292,9 @@ fn check_names(options: &LocalOptions) -> Result<(), LocalError> {
 }
 
 impl LocalModel {
-    /// What answers with a choice of adapter.
-    fn adapted(
-        &self,
-        choice: &AdapterChoice,
-    ) -> Result<(ModelInfo, Option<Arc<PackedAdapter>>), GenerateError> {
-        let adapter = match choice {
+    /// The adapter of a choice.
+    fn chosen(&self, choice: &AdapterChoice) -> Result<Option<&LoadedAdapter>, GenerateError> {
+        Ok(match choice {
             AdapterChoice::None => None,
             AdapterChoice::Default => self.default_adapter.map(|idx| &self.adapters[idx]),
             AdapterChoice::Named(name) => {
@@ -292,7 +304,15 @@ impl LocalModel {
                     known: self.adapters.iter().map(|adapter| adapter.name.clone()).collect(),
                 })?)
             }
-        };
+        })
+    }
+
+    /// What answers with a choice of adapter.
+    fn adapted(
+        &self,
+        choice: &AdapterChoice,
+    ) -> Result<(ModelInfo, Option<Arc<PackedAdapter>>), GenerateError> {
+        let adapter = self.chosen(choice)?;
         let build = adapter.map_or_else(
             || BuildId { adapter: "none".to_owned(), ..self.info.build.clone() },
             |adapter| adapter.build.clone(),
@@ -313,6 +333,12 @@ impl Generate for LocalModel {
             build: adapter.build.clone(),
         };
         self.adapters.iter().map(told).collect()
+    }
+
+    fn sampling(&self, adapter: &AdapterChoice) -> SamplingDraft {
+        // One that is not there is refused where a reply is started.
+        let adapter = self.chosen(adapter).ok().flatten();
+        adapter.map_or(&self.sampling, |adapter| &adapter.sampling).clone()
     }
 
     fn start(&self, request: Request, sink: EventSink) -> Result<Control, GenerateError> {

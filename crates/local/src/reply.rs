@@ -10,9 +10,9 @@ use rapport_model::PackedAdapter;
 use rapport_model::chat_template::{CivilTime, Conversation, TemplateError};
 use rapport_model::tokenizer::{ControlText, Segment, Start, StreamDecoder, Tokenizer, Trust};
 use rapport_types::{
-    BuildId, Caller, Control, Event, EventSink, FinishReason, GenerateError, Mode, ModeChoice,
-    ModelInfo, Outcome, OutputFormat, PromptForm, Reader, Request, Role, TextToken, Timings,
-    TokenLogprob, Tool, TopLogprob, Usage,
+    BuildId, Caller, Control, Event, EventSink, FinishReason, GenerateError, Message, Mode,
+    ModeChoice, ModelInfo, Outcome, OutputFormat, PromptForm, Reader, Request, Role, TextToken,
+    Timings, TokenLogprob, Tool, TopLogprob, Usage,
 };
 use sha2::{Digest, Sha256};
 
@@ -170,7 +170,8 @@ pub(crate) fn prepare(
         choice = modes::prefilled();
     }
     let thinks = choice.mode == Mode::Thinking;
-    let mut prompt = prompt(language, &request, thinks)?;
+    let begun_thought = beginning(&request).and_then(|begun| begun.thought.as_deref());
+    let mut prompt = prompt(language, &request, thinks || begun_thought.is_some())?;
     let tokenizer = &language.tokenizer;
     let structure = |text: String| tokenizer.encode(&text, Trust::Template);
 
@@ -196,7 +197,11 @@ pub(crate) fn prepare(
             });
         }
         // No switch: only an empty thought keeps the model from starting one.
-        Some(style) if !style.has_switch && request.prompt_form != PromptForm::Plain => {
+        Some(style)
+            if !style.has_switch
+                && request.prompt_form != PromptForm::Plain
+                && begun_thought.is_none() =>
+        {
             let open = if style.prompt_opens { "" } else { style.open };
             prompt.extend(structure(format!("{open}\n\n{}\n\n", style.close)));
         }
@@ -210,8 +215,11 @@ pub(crate) fn prepare(
         _ => {}
     }
 
+    if let Some(thought) = begun_thought {
+        prompt.extend(begun_tokens(language, thought));
+    }
     if let Some(begun) = beginning(&request) {
-        prompt.extend(tokenizer.encode(begun, Trust::Content));
+        prompt.extend(tokenizer.encode(&begun.content, Trust::Content));
     }
 
     let used = prompt.len() as u32
@@ -326,10 +334,31 @@ fn prompt(language: &Language, request: &Request, thinks: bool) -> Result<Vec<u3
 }
 
 /// The beginning of the reply, where the request has it.
-fn beginning(request: &Request) -> Option<&str> {
+fn beginning(request: &Request) -> Option<&Message> {
     let last = request.messages.last()?;
     let is_begun = request.prompt_form == PromptForm::Prefilled && last.role == Role::Assistant;
-    is_begun.then_some(last.content.as_str())
+    is_begun.then_some(last)
+}
+
+/// A whole thought, in the tokens that the model would have written it in.
+fn begun_tokens(language: &Language, thought: &str) -> Vec<u32> {
+    let tokenizer = &language.tokenizer;
+    let structure = |text: &str| tokenizer.encode(text, Trust::Template);
+    if let Some(style) = language.template.thinking() {
+        let open = if style.prompt_opens { String::new() } else { format!("{}\n", style.open) };
+        let mut tokens = structure(&open);
+        tokens.extend(tokenizer.encode(thought, Trust::Content));
+        tokens.extend(structure(&format!("\n{}\n\n", style.close)));
+        return tokens;
+    }
+    let mut tokens = structure(slots::OPEN);
+    tokens.extend(language.slots.encode(thought).unwrap_or_else(|| {
+        // Of another form, so of another model.
+        let mut tokens = tokenizer.encode(thought, Trust::Content);
+        tokens.extend(structure(&format!("{}\n\n", slots::CLOSE)));
+        tokens
+    }));
+    tokens
 }
 
 /// Tokens of the prompt of a request, in the mode that it asks for.

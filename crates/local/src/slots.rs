@@ -169,7 +169,7 @@ impl SlotTokens {
 
     /// The tokens in which a thought is written under the form, its end included; `None` if it is
     /// not one the form takes.
-    fn encode(&self, thought: &str) -> Option<Vec<u32>> {
+    pub(crate) fn encode(&self, thought: &str) -> Option<Vec<u32>> {
         let n_slots = thought.split(" | ").count();
         let form = Form { n_slot_parts: 2 * n_slots, max_tokens: 0 };
         let text = format!("{thought}{CLOSE}\n\n");

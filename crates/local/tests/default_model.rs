@@ -8,7 +8,7 @@ use rapport_kernels::{Compute, Isa};
 use rapport_local::{LocalModel, LocalOptions, NamedAdapter};
 use rapport_model::adapter::{Routing, Storage};
 use rapport_model::gguf::Gguf;
-use rapport_model::{AdapterFile, Transformer};
+use rapport_model::{AdapterFile, SamplingAdvice, Transformer};
 use rapport_testkit::RandomAdapter;
 use rapport_types::{
     AdapterChoice, Caller, Event, FinishReason, Generate, GenerateError, Message, Mode, ModeChoice,
@@ -94,6 +94,26 @@ fn thinking_shows_a_whole_form_and_then_answers() {
     // The whole form fits the budget with room to spare, tags included.
     println!("{} tokens: {}", told.outcome.usage.reasoning_tokens, told.thought);
     assert!(told.outcome.usage.reasoning_tokens <= 40);
+}
+
+#[test]
+fn a_reply_that_was_begun_goes_on_from_its_thought() {
+    let model = model();
+    let ask = || exact_request("My dog died yesterday.", 24);
+    let whole = tell(&model, Request { mode: Mode::Thinking, ..ask() });
+    let go_on = |thought: &str| {
+        let begun =
+            Message { thought: Some(thought.to_owned()), ..Message::new(Role::Assistant, "") };
+        let mut request = Request { prompt_form: PromptForm::Prefilled, ..ask() };
+        request.messages.push(begun);
+        tell(&model, request)
+    };
+    let told = go_on(&whole.thought);
+    assert_eq!(told.thought, "");
+    assert_same(&told, &whole);
+    let other = go_on("feel: joy | need: celebrate | tone: playful | do: join in");
+    assert_ne!(other.logprobs, whole.logprobs, "the thought is read");
+    assert_ne!(go_on("of another form").logprobs, whole.logprobs);
 }
 
 #[test]
@@ -214,6 +234,8 @@ fn with_adapters() -> LocalModel {
         let random = RandomAdapter { seed, rank: 4, routing, strength: 0.05 };
         let folder = tempfile::tempdir().unwrap();
         random.for_model(model.architecture()).save(folder.path(), Storage::F16).unwrap();
+        let advice = SamplingAdvice { temperature: Some(0.1 * seed as f32), ..Default::default() };
+        advice.save(folder.path()).unwrap();
         NamedAdapter { name: name.to_owned(), file: AdapterFile::open(folder.path()).unwrap() }
     };
     let routing = Some(Routing { n_experts: 4, top_k: 2 });
@@ -256,6 +278,9 @@ fn each_request_chooses_its_adapter() {
         model.adapters().into_iter().map(|adapter| adapter.build.adapter).collect();
     assert_eq!(builds, ["none", &hashes[0], &hashes[1], &hashes[0]]);
     assert_eq!(model.model().build.adapter, hashes[0]);
+    let temperatures = choices.each_ref().map(|choice| model.sampling(choice).temperature);
+    let usual = SamplingDraft::default().temperature;
+    assert_eq!(temperatures.map(f32::to_bits), [usual, 0.1, 0.2, 0.1].map(f32::to_bits));
 
     let unknown = model.start(ask(&named("cold")), Box::new(|_| panic!("no event"))).unwrap_err();
     assert_eq!(unknown.to_string(), "there is no adapter `cold` here: use routed, plain, or none");

@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::gguf::GgufError;
+use crate::sampling_advice::AdviceError;
 
 /// The name of a routed adapter's file in its folder.
 pub const ROUTED_FILE: &str = "adapter.safetensors";
@@ -224,6 +225,8 @@ pub enum AdapterError {
         file.display()
     )]
     NoSuchLayer { file: PathBuf, tensor: String },
+    #[error(transparent)]
+    Advice(#[from] AdviceError),
     #[error("{}: {source}", file.display())]
     Gguf { file: PathBuf, source: Box<GgufError> },
     #[error("{}: tensor `{tensor}`: {source}", file.display())]

@@ -18,6 +18,7 @@ use crate::adapter::{
     ROUTED_FILE,
 };
 use crate::gguf::{Gguf, GgufError};
+use crate::sampling_advice::SamplingAdvice;
 
 /// In what order the rows of queries and keys are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub struct AdapterFile {
     pub path: PathBuf,
     /// Of all its files' bytes.
     pub sha256: [u8; 32],
+    /// How replies with it would be sampled.
+    pub advice: SamplingAdvice,
     form: Form,
 }
 
@@ -66,14 +69,18 @@ impl AdapterFile {
     pub fn open(path: &Path) -> Result<Self, AdapterError> {
         if path.is_dir() {
             let routed = path.join(ROUTED_FILE);
-            if routed.is_file() { Self::open(&routed) } else { Self::open_peft(path) }
-        } else {
-            let bytes = adapter::read_file(path)?;
-            if bytes.starts_with(b"GGUF") {
-                Self::parse_gguf(path, bytes)
-            } else {
-                Self::parse_routed(path, &bytes)
-            }
+            return if routed.is_file() { Self::open(&routed) } else { Self::open_peft(path) };
+        }
+        let bytes = adapter::read_file(path)?;
+        if bytes.starts_with(b"GGUF") {
+            return Self::parse_gguf(path, bytes);
+        }
+        let routed = Self::parse_routed(path, &bytes)?;
+        // A folder of several adapters says nothing about any of them.
+        let is_alone = path.file_name().is_some_and(|name| name == ROUTED_FILE);
+        match path.parent().filter(|_| is_alone) {
+            Some(folder) => Ok(Self { advice: SamplingAdvice::of_folder(folder)?, ..routed }),
+            None => Ok(routed),
         }
     }
 
@@ -92,6 +99,7 @@ impl AdapterFile {
             rows: RowOrder::Checkpoint,
             path: path.into(),
             sha256: Sha256::digest(bytes).into(),
+            advice: SamplingAdvice::default(),
             form: Form::Routed,
         })
     }
@@ -107,6 +115,7 @@ impl AdapterFile {
             rows: RowOrder::Checkpoint,
             path: folder.join(DENSE_WEIGHTS),
             sha256: hash.finalize().into(),
+            advice: SamplingAdvice::of_folder(folder)?,
             form: Form::Peft,
         })
     }
@@ -120,6 +129,7 @@ impl AdapterFile {
             rows: RowOrder::Gguf,
             path: path.into(),
             sha256,
+            advice: SamplingAdvice::default(),
             form: Form::Gguf,
         })
     }

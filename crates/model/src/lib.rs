@@ -24,6 +24,7 @@ mod linear;
 mod load;
 mod merge;
 mod packed_adapter;
+mod sampling_advice;
 mod transformer;
 
 pub use adapter_file::{AdapterFile, BaseCheck, RowOrder, file_sha256};
@@ -31,4 +32,5 @@ pub use architecture::{Architecture, Experts, FeedForward, PostNorms, QueryKeyNo
 pub use error::LoadError;
 pub use feed_forward::ExpertLoad;
 pub use packed_adapter::PackedAdapter;
+pub use sampling_advice::{AdviceError, GENERATION_CONFIG, SamplingAdvice};
 pub use transformer::{Batch, BatchSequence, Logits, Scratch, Transformer};

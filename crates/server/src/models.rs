@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use rapport_types::{AdapterChoice, BuildId, Generate, Mode, ModelInfo};
+use rapport_types::{AdapterChoice, BuildId, Generate, Mode, ModelInfo, SamplingDraft};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::replies::rfc3339;
+use crate::wanted::decimal;
 use crate::{App, Shared};
 
 /// Under its name the first model is `rapport`.
@@ -25,6 +26,13 @@ pub(crate) struct Offered {
     /// Its build is the one that answers, adapter included.
     pub(crate) info: ModelInfo,
     pub(crate) generate: Arc<dyn Generate>,
+}
+
+impl Offered {
+    /// How it samples what a request leaves open.
+    pub(crate) fn sampling(&self) -> SamplingDraft {
+        self.generate.sampling(&self.adapter)
+    }
 }
 
 /// All models, each with `-fast` and `-thinking` behind its name for the modes that are not left to
@@ -101,6 +109,7 @@ pub(crate) async fn get(
 /// In OpenAI's words and Anthropic's together.
 fn described(app: &Shared, model: &Offered) -> Value {
     let info = &model.info;
+    let sampling = model.sampling();
     let adapter = match &model.adapter {
         AdapterChoice::Default => None,
         AdapterChoice::None => Some("none"),
@@ -123,6 +132,7 @@ fn described(app: &Shared, model: &Offered) -> Value {
             "weights": info.name,
             "context_tokens": info.context_tokens,
             "build": info.build.to_string(),
+            "sampling": { "temperature": decimal(sampling.temperature), "top_p": decimal(sampling.top_p) },
         },
     })
 }

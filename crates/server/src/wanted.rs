@@ -10,6 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::ApiError;
+use crate::models::Offered;
 
 /// Tokens of an answer where the request does not say.
 pub(crate) const DEFAULT_MAX_TOKENS: u32 = 1024;
@@ -37,8 +38,10 @@ pub(crate) struct WantedSampling<'r> {
 
 impl WantedSampling<'_> {
     /// The settings of one of several replies.
-    pub(crate) fn for_reply(&self, reply_idx: u32) -> Result<Sampling, ApiError> {
-        let defaults = SamplingDraft::default();
+    ///
+    /// What the request leaves open is as the model has it.
+    pub(crate) fn for_reply(&self, reply_idx: u32, model: &Offered) -> Result<Sampling, ApiError> {
+        let defaults = model.sampling();
         let logit_bias = self
             .logit_bias
             .into_iter()
@@ -67,6 +70,11 @@ impl WantedSampling<'_> {
         };
         draft.validate().map_err(|error| ApiError::invalid(error.field, error.to_string()))
     }
+}
+
+/// A setting as it was written: 0.7, where its `f64` would be 0.699999988079071.
+pub(crate) fn decimal(setting: f32) -> f64 {
+    setting.to_string().parse().unwrap_or_else(|_| f64::from(setting))
 }
 
 /// The caller that shares with nobody but requests of the same salt.

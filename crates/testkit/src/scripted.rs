@@ -16,7 +16,7 @@ use std::time::Duration;
 use rapport_types::{
     AdapterChoice, AdapterInfo, BuildId, Control, Embedding, EmbeddingInput, EmbeddingRequest,
     Event, EventSink, FinishReason, Generate, GenerateError, Message, Mode, ModeChoice, ModelInfo,
-    Outcome, Reader, Readiness, Request, TextToken, Timings, ToolCall, Usage,
+    Outcome, Reader, Readiness, Request, SamplingDraft, TextToken, Timings, ToolCall, Usage,
 };
 
 /// How often a waiting script looks whether it was asked for what it waits for.
@@ -35,6 +35,7 @@ type Answer = Box<dyn Fn(&Request) -> Option<Script> + Send + Sync>;
 pub struct ScriptedEngine {
     model: ModelInfo,
     adapters: Vec<AdapterInfo>,
+    sampling: Box<dyn Fn(&AdapterChoice) -> SamplingDraft + Send + Sync>,
     answer: Answer,
     requests: Mutex<Vec<Request>>,
     readiness: Mutex<Readiness>,
@@ -70,6 +71,7 @@ impl ScriptedEngine {
         Self {
             model: ModelInfo { name: "scripted".to_owned(), context_tokens: 1024, build },
             adapters: Vec::new(),
+            sampling: Box::new(|_| SamplingDraft::default()),
             answer: Box::new(answer),
             requests: Mutex::new(Vec::new()),
             readiness: Mutex::new(Readiness::Ready),
@@ -88,6 +90,16 @@ impl ScriptedEngine {
         let build = |name: &str| BuildId { adapter: name.to_owned(), ..self.model.build.clone() };
         let adapter = |name: &&str| AdapterInfo { name: (*name).to_owned(), build: build(name) };
         self.adapters = names.iter().map(adapter).collect();
+        self
+    }
+
+    /// Would have what a request leaves open sampled so.
+    #[must_use]
+    pub fn with_sampling(
+        mut self,
+        sampling: impl Fn(&AdapterChoice) -> SamplingDraft + Send + Sync + 'static,
+    ) -> Self {
+        self.sampling = Box::new(sampling);
         self
     }
 
@@ -118,6 +130,10 @@ impl fmt::Debug for ScriptedEngine {
 impl Generate for ScriptedEngine {
     fn model(&self) -> ModelInfo {
         self.model.clone()
+    }
+
+    fn sampling(&self, adapter: &AdapterChoice) -> SamplingDraft {
+        (self.sampling)(adapter)
     }
 
     fn adapters(&self) -> Vec<AdapterInfo> {

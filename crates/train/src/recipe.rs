@@ -25,6 +25,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rapport_model::SamplingAdvice;
 use rapport_model::adapter::{Routing, Storage};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -69,6 +70,9 @@ pub struct Recipe {
     #[serde(default)]
     pub start: Option<PathBuf>,
     pub adapter: AdapterRecipe,
+    /// How replies with the adapter are sampled where nobody says.
+    #[serde(default)]
+    pub sampling: Option<SamplingRecipe>,
     #[serde(rename = "stage")]
     pub stages: Vec<Stage>,
 }
@@ -97,6 +101,19 @@ impl From<StoredAs> for Storage {
             StoredAs::F16 => Self::F16,
             StoredAs::Bf16 => Self::Bf16,
         }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplingRecipe {
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+}
+
+impl From<SamplingRecipe> for SamplingAdvice {
+    fn from(SamplingRecipe { temperature, top_p }: SamplingRecipe) -> Self {
+        Self { temperature, top_p, ..Self::default() }
     }
 }
 
@@ -493,6 +510,7 @@ impl RecipeFile {
 
 fn check(file: &Path, recipe: &Recipe) -> Result<(), RecipeError> {
     let adapter = &recipe.adapter;
+    let sampling = recipe.sampling.map(SamplingAdvice::from).unwrap_or_default();
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let mut checks = vec![
         (
@@ -502,6 +520,18 @@ fn check(file: &Path, recipe: &Recipe) -> Result<(), RecipeError> {
             "name".to_owned(),
             format!("`{}`", recipe.name),
             "letters, digits, `-`, `_` and `.`",
+        ),
+        (
+            sampling.temperature.is_none_or(|temperature| (0.0..=2.0).contains(&temperature)),
+            "sampling.temperature".to_owned(),
+            sampling.temperature.unwrap_or_default().to_string(),
+            "0 to 2",
+        ),
+        (
+            sampling.top_p.is_none_or(|top_p| top_p > 0.0 && top_p <= 1.0),
+            "sampling.top_p".to_owned(),
+            sampling.top_p.unwrap_or_default().to_string(),
+            "above 0 and at most 1",
         ),
         (!recipe.stages.is_empty(), "stage".to_owned(), "empty".to_owned(), "at least one stage"),
         (

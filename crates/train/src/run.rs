@@ -24,6 +24,7 @@ use std::time::Instant;
 use rapport_kernels::Compute;
 use rapport_model::adapter::{Adapter, AdapterError, DENSE_WEIGHTS, ROUTED_FILE};
 use rapport_model::gguf::{Gguf, GgufError};
+use rapport_model::{AdviceError, SamplingAdvice};
 use rapport_types::{GenerateError, Message, Role};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -74,6 +75,8 @@ pub enum TrainError {
     UnknownReward { stage_idx: usize, name: String, known: Vec<String> },
     #[error("the model under training cannot be made to answer: {source}")]
     Rollouts { source: Failure },
+    #[error(transparent)]
+    Advice(#[from] AdviceError),
     #[error(transparent)]
     Generate(#[from] GenerateError),
     #[error(transparent)]
@@ -1345,6 +1348,9 @@ impl Run<'_> {
             let file = file.to_owned();
             move |source| TrainError::Io { file, source }
         };
+        if let Some(sampling) = recipe.sampling {
+            SamplingAdvice::from(sampling).save(self.training.out)?;
+        }
         if self.parameters.layout.has_reward_head {
             reward_model::save_head(self.training.out, self.parameters.reward_head())?;
         }

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use crate::{
     BuildId, Embedding, EmbeddingRequest, FormatError, Message, Mode, ModeChoice, OutputFormat,
-    Readiness, Sampling, ThinkingBudget, ToolCall, Tools,
+    Readiness, Sampling, SamplingDraft, ThinkingBudget, ToolCall, Tools,
 };
 
 /// Anything that can answer a conversation: a model in this process, an engine behind HTTP, or a
@@ -25,6 +25,11 @@ pub trait Generate: Send + Sync {
     /// What can be added to the model, by the names that [`AdapterChoice::Named`] takes.
     fn adapters(&self) -> Vec<AdapterInfo> {
         Vec::new()
+    }
+
+    /// How it samples what a request leaves open, as the makers of what answers would have it.
+    fn sampling(&self, _adapter: &AdapterChoice) -> SamplingDraft {
+        SamplingDraft::default()
     }
 
     /// The tokens of a text, or `None` where the tokenizer is out of reach.
@@ -149,8 +154,8 @@ pub enum PromptForm {
     /// Their contents as they are, one after the other; the reply goes on from there, and never
     /// thinks or calls tools.
     Plain,
-    /// As a conversation whose last message is the beginning of the reply, which goes on from there
-    /// without thinking.
+    /// As a conversation whose last message is the beginning of the reply, its thought included,
+    /// which goes on from there without thinking more.
     Prefilled,
 }
 

@@ -3,11 +3,11 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { chat, MARKDOWN, start } from '../fake-server.mjs';
-import { axe, launch, open, PHONE } from './browser.mjs';
+import { axe, launch, open, PHONE, shut } from './browser.mjs';
 
 let browser;
 before(async () => (browser = await launch()));
-after(() => browser.close());
+after(() => shut(browser));
 
 const SCREENS = ['/', '/c/tour', '/private', '/style', '/memory', '/account', '/admin/live', '/admin/users', '/admin/keys', '/admin/plans', '/admin/models', '/admin/feedback', '/admin/settings', '/s/tour', '/nowhere', '/sign-in', '/setup#x'];
 
@@ -37,7 +37,7 @@ for (const [label, look] of Object.entries({ light: {}, 'dark phone': { theme: '
 		await page.keyboard.press('Control+k');
 		await check('search');
 		assert.deepEqual(faults, []);
-		await page.context().close();
+		await shut(page.context());
 		await server.close();
 	});
 }

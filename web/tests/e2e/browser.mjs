@@ -1,6 +1,8 @@
 // Chromium as people have it, driven by Playwright. `CHROMIUM` names another binary.
+import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { test } from 'node:test';
 import { chromium } from 'playwright-core';
 
 const path = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((p) => p && existsSync(p));
@@ -19,11 +21,40 @@ export const installed = async (folder) => chromium.launchPersistentContext(fold
 export const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 };
 export const DESKTOP = { viewport: { width: 1280, height: 800 } };
 
+/** Closes a page's context, or a browser. Where a page is just going elsewhere, Chromium may never say that it is closed: what is
+ *  still open then goes with the process. */
+export async function shut(open) {
+	let timer;
+	const late = new Promise((resolve) => (timer = setTimeout(resolve, 15_000)));
+	await Promise.race([open?.close(), late]);
+	clearTimeout(timer);
+}
+
+/** Waits until a conversation has come to rest: what is built is measured, and what was at its end is at its end again. */
+export const rest = (page) =>
+	page.evaluate(async () => {
+		const box = document.querySelector('#conversation');
+		const at = () => `${box.scrollTop} ${box.scrollHeight}`;
+		for (let still = 0, last = at(); still < 15; still = at() === last ? still + 1 : 0, last = at()) await new Promise(requestAnimationFrame);
+	});
+
+/** Steps of one way: where one failed, those after it have nothing to stand on, and fail at once. */
+export function journey(timeout) {
+	let lost = '';
+	return (name, run) =>
+		test(name, { timeout }, async () => {
+			assert.equal(lost, '', 'an earlier step did not come to its end');
+			lost = name;
+			await run();
+			lost = '';
+		});
+}
+
 /** A page that reports what its scripts and its policy complain about. */
 export async function open(browser, url, { locale = 'en', theme = 'light', ...options } = {}) {
 	const context = await browser.newContext({ ...DESKTOP, locale: locale === 'ja' ? 'ja-JP' : 'en-GB', colorScheme: theme, serviceWorkers: 'block', ...options });
 	const page = await context.newPage();
-	page.setDefaultTimeout(120_000);
+	page.setDefaultTimeout(60_000);
 	const faults = [];
 	page.on('pageerror', (error) => faults.push(String(error)));
 	page.on('console', (line) => line.type() === 'error' && !/Failed to load resource/.test(line.text()) && faults.push(line.text()));

@@ -3,12 +3,12 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { chat, start } from '../fake-server.mjs';
-import { launch, open, PHONE } from './browser.mjs';
+import { launch, open, PHONE, shut } from './browser.mjs';
 import { words } from './house.mjs';
 
 let browser;
 before(async () => (browser = await launch()));
-after(() => browser.close());
+after(() => shut(browser));
 
 async function scene(name, looks, run) {
 	for (const [label, look] of Object.entries(looks)) {
@@ -19,7 +19,7 @@ async function scene(name, looks, run) {
 				await run(page, server, { t: await words(look.locale ?? 'en'), isPhone: Boolean(look.isMobile) });
 				assert.deepEqual(page.faults, []);
 			} finally {
-				await page.context().close();
+				await shut(page.context());
 				await server.close();
 			}
 		});
@@ -189,7 +189,7 @@ await scene('share, read as a stranger, take back', DESKTOP, async (page, server
 	await page.getByText('The link no longer works.').waitFor();
 	await stranger.reload();
 	await stranger.getByText('This chat is not shared, or no longer.').waitFor();
-	await stranger.context().close();
+	await shut(stranger.context());
 });
 
 await scene('two chats of one title are both found, and opened', BOTH, async (page, server) => {
@@ -417,7 +417,7 @@ await scene('the app and the last chats open without a network', BOTH, async (_p
 	await page.getByText('A kept reply.').waitFor();
 	await page.getByText(t.offline).first().waitFor();
 	assert.equal(await page.locator('textarea').count(), 0);
-	await page.context().close();
+	await shut(page.context());
 	server.close = async () => {};
 });
 

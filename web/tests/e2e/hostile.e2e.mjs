@@ -3,12 +3,12 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { chat, start } from '../fake-server.mjs';
-import { launch, open } from './browser.mjs';
+import { launch, open, shut } from './browser.mjs';
 import { MARKDOWN, WORDS } from './xss-corpus.mjs';
 
 let browser;
 before(async () => (browser = await launch()));
-after(() => browser.close());
+after(() => shut(browser));
 
 /** A page on which anything that comes alive leaves a mark. */
 async function watched(server) {
@@ -76,7 +76,7 @@ test(`${MARKDOWN.length} hostile texts as messages, replies and thoughts, with t
 	await page.goto(`/c/${id}`);
 	assert.equal(await readAll(page), MARKDOWN.length * 2, 'every message was shown');
 	assert.deepEqual(page.alive, []);
-	await page.context().close();
+	await shut(page.context());
 	await server.close();
 });
 
@@ -88,7 +88,7 @@ test(`${MARKDOWN.length} hostile texts in a shared chat, without the content pol
 	await page.goto('/s/s');
 	assert.equal(await readAll(page), MARKDOWN.length * 2, 'every message was shown');
 	assert.deepEqual(page.alive, []);
-	await page.context().close();
+	await shut(page.context());
 	await server.close();
 });
 
@@ -130,7 +130,7 @@ test(`${WORDS.length} hostile texts in titles, names of files and people, person
 		state.model = { state: 'failed', name: word, error: word };
 		await look('/private');
 		assert.deepEqual(page.alive, []);
-		await page.context().close();
+		await shut(page.context());
 		await server.close();
 	}
 });
@@ -145,6 +145,6 @@ test('a remote picture is a link, and loads nothing before the click', async () 
 	assert.match(await link.textContent(), /a cat.*evil\.example/);
 	assert.equal(await page.locator('.prose img').count(), 0);
 	assert.deepEqual(page.alive, []);
-	await page.context().close();
+	await shut(page.context());
 	await server.close();
 });

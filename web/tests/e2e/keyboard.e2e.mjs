@@ -3,12 +3,12 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { chat, start } from '../fake-server.mjs';
-import { launch, open } from './browser.mjs';
+import { journey, launch, open, shut } from './browser.mjs';
 import { words } from './house.mjs';
 
 let browser;
 before(async () => (browser = await launch()));
-after(() => browser.close());
+after(() => shut(browser));
 
 /** What has the keyboard: its name, its kind, and whether a person sees that it has it. */
 const focus = () => {
@@ -31,7 +31,8 @@ const focus = () => {
 };
 
 for (const locale of ['en', 'ja']) {
-	describe(`the keyboard alone (${locale})`, { timeout: 600_000 }, () => {
+	describe(`the keyboard alone (${locale})`, () => {
+		const step = journey(120_000);
 		let server;
 		let page;
 		let t;
@@ -44,7 +45,7 @@ for (const locale of ['en', 'ja']) {
 			await page.addInitScript(`globalThis.focusOfKeys = ${focus}`);
 		});
 		after(async () => {
-			await page?.context().close();
+			await shut(page?.context());
 			await server?.close();
 		});
 
@@ -85,7 +86,7 @@ for (const locale of ['en', 'ja']) {
 		const asked = () => page.waitForFunction(() => document.activeElement?.closest('dialog[open]'));
 		const done = () => page.locator('form .go[type=submit]').waitFor();
 
-		test('signs in', async () => {
+		step('signs in', async () => {
 			await page.goto('/');
 			await page.locator('#name').waitFor();
 			await to('name');
@@ -96,7 +97,7 @@ for (const locale of ['en', 'ja']) {
 			await isAt(t.message);
 		});
 
-		test('chooses a mode, sends, stops, and goes on', async () => {
+		step('chooses a mode, sends, stops, and goes on', async () => {
 			await to(t.auto, { kind: 'input' });
 			await press('ArrowRight', 'ArrowRight');
 			await to(t.thinking, { kind: 'input' });
@@ -116,7 +117,7 @@ for (const locale of ['en', 'ja']) {
 			server.state.release();
 		});
 
-		test('ends a thought, and opens it', async () => {
+		step('ends a thought, and opens it', async () => {
 			server.state.held = new Promise((resolve) => (server.state.release = resolve));
 			await to(t.message);
 			await type('THINK SLOW ECHO:a plain answer');
@@ -128,7 +129,7 @@ for (const locale of ['en', 'ja']) {
 			assert.ok((await page.evaluate(focus)).seen, 'the keyboard stays at the thought');
 		});
 
-		test('rates, says why, and writes it better', async () => {
+		step('rates, says why, and writes it better', async () => {
 			await to(t.message);
 			await use(t.bad, { key: 'Shift+Tab' });
 			await told(t.keptForYou);
@@ -150,7 +151,7 @@ for (const locale of ['en', 'ja']) {
 			assert.deepEqual(server.state.feedback.filter((f) => f.kind !== 'regenerate').map((f) => f.value), [-1, 'too_long', 'It goes on and on.', 0, -1]);
 		});
 
-		test('looks at details, copies, answers again, and goes between versions', async () => {
+		step('looks at details, copies, answers again, and goes between versions', async () => {
 			await use(t.details);
 			await told(t.detailBuild);
 			await press('Enter');
@@ -166,7 +167,7 @@ for (const locale of ['en', 'ja']) {
 			await isAt(t.previousVersion);
 		});
 
-		test('edits into a branch, and goes to the other by the tree', async () => {
+		step('edits into a branch, and goes to the other by the tree', async () => {
 			await use(t.edit, { key: 'Shift+Tab' });
 			await isAt(t.editMessage);
 			await press('Escape');
@@ -184,7 +185,7 @@ for (const locale of ['en', 'ja']) {
 			await isAt(t.branches);
 		});
 
-		test('shares, and takes it back', async () => {
+		step('shares, and takes it back', async () => {
 			await use(t.share);
 			await asked();
 			await use(t.shareMake);
@@ -196,7 +197,7 @@ for (const locale of ['en', 'ja']) {
 			await isAt(t.share);
 		});
 
-		test('chooses blindly between two replies', async () => {
+		step('chooses blindly between two replies', async () => {
 			await to(t.message);
 			await type('CHOICE which first?');
 			await press('Enter');
@@ -206,7 +207,7 @@ for (const locale of ['en', 'ja']) {
 			await isAt(t.message);
 		});
 
-		test('searches, and opens what was found', async () => {
+		step('searches, and opens what was found', async () => {
 			await press('Control+k');
 			await isAt(t.searchChats);
 			await type('yeast');
@@ -216,7 +217,7 @@ for (const locale of ['en', 'ja']) {
 			await page.locator('.prose', { hasText: 'Yeast' }).waitFor();
 		});
 
-		test('skips the list, makes a folder, moves, renames and deletes a chat', async () => {
+		step('skips the list, makes a folder, moves, renames and deletes a chat', async () => {
 			await page.goto('/');
 			await page.locator('form .box').waitFor();
 			await to(t.skip, { key: 'Shift+Tab' });
@@ -252,7 +253,7 @@ for (const locale of ['en', 'ja']) {
 			await page.getByRole('button', { name: t.deleteFolder, exact: true }).waitFor();
 		});
 
-		test('sets persona, sliders and instructions, takes back, and remembers', async () => {
+		step('sets persona, sliders and instructions, takes back, and remembers', async () => {
 			await page.goto('/style');
 			await page.locator('#warmth').waitFor();
 			await to(/Steady/, { kind: 'radio' });
@@ -290,7 +291,7 @@ for (const locale of ['en', 'ja']) {
 			await isAt(t.memoryAdd);
 		});
 
-		test('makes and revokes a key, and changes colours', async () => {
+		step('makes and revokes a key, and changes colours', async () => {
 			await page.goto('/account');
 			await page.locator('#theme').waitFor();
 			await to('theme');
@@ -313,7 +314,7 @@ for (const locale of ['en', 'ja']) {
 			assert.equal(server.state.training, true);
 		});
 
-		test('administers: every page, a person, the settings', async () => {
+		step('administers: every page, a person, the settings', async () => {
 			await page.goto('/admin/live');
 			await page.locator('.plots .card').first().waitFor();
 			for (const tab of ['users', 'keys', 'plans', 'models', 'feedback', 'settings']) {
@@ -341,10 +342,12 @@ for (const locale of ['en', 'ja']) {
 			assert.equal(server.state.requests.findLast((r) => r.path === '/api/admin/users/u2').body.role, 'admin');
 		});
 
-		test('signs out, with nothing in the way', async () => {
+		step('signs out, with nothing in the way', async () => {
+			await page.evaluate(() => (globalThis.isOld = true));
 			await use(t.account, { kind: 'button' });
 			await choose(t.signOut);
 			await page.waitForURL(/sign-in/);
+			await page.waitForFunction(() => !globalThis.isOld && document.querySelector('#name'));
 			assert.deepEqual(page.faults, []);
 		});
 	});

@@ -2,7 +2,7 @@
 //   npm run pictures [-- PATTERN]
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { chat, start } from '../fake-server.mjs';
-import { launch, open, PHONE } from './browser.mjs';
+import { launch, open, PHONE, shut } from './browser.mjs';
 import { small } from './palette.mjs';
 
 const out = new URL('../../../docs/web/', import.meta.url).pathname;
@@ -90,7 +90,7 @@ for (const [name, [look, go]] of Object.entries(pictures)) {
 	writeFileSync(`${out}${name}.png`, png);
 	console.log(`${name}.png ${(png.length / 1000).toFixed(0)} kB`);
 	if (page.faults.length > 0) throw new Error(page.faults.join('\n'));
-	await page.context().close();
+	await shut(page.context());
 	await server.close();
 }
-await browser.close();
+await shut(browser);

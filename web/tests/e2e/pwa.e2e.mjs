@@ -6,11 +6,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { chat, MARKDOWN, start } from '../fake-server.mjs';
-import { installed, launch, open, PHONE } from './browser.mjs';
+import { installed, launch, open, PHONE, rest, shut } from './browser.mjs';
 
 let browser;
 before(async () => (browser = await launch()));
-after(() => browser.close());
+after(() => shut(browser));
 
 const timeout = 300_000;
 
@@ -36,7 +36,7 @@ test('the browser finds nothing that keeps the app from being installed', { time
 		if (type === 'image/png') assert.equal(`${bytes.readUInt32BE(16)}x${bytes.readUInt32BE(20)}`, sizes, src);
 		else assert.match(bytes.toString(), /^<svg/, src);
 	}
-	await context.close();
+	await shut(context);
 	rmSync(folder, { recursive: true, force: true });
 	await server.close();
 });
@@ -58,7 +58,7 @@ test('a newer app waits until the reader takes it', { timeout }, async () => {
 	assert.equal(await page.locator('form .box textarea').inputValue(), 'half a thought', 'what was being written is still there');
 	assert.equal(await page.getByText('A new version is ready.').count(), 0);
 	assert.deepEqual(page.faults, []);
-	await page.context().close();
+	await shut(page.context());
 	await server.close();
 });
 
@@ -69,7 +69,7 @@ test('what another app shares arrives unsent', { timeout }, async () => {
 	await page.waitForFunction(() => document.querySelector('form .box textarea')?.value.startsWith('A page'));
 	assert.equal(await page.locator('form .box textarea').inputValue(), 'A page\nLook at this\nhttps://example.org/x');
 	assert.equal(server.state.requests.filter((r) => r.method === 'POST').length, 0);
-	await page.context().close();
+	await shut(page.context());
 	await server.close();
 });
 
@@ -90,7 +90,7 @@ test('the composer stays above a keyboard that covers the page', { timeout }, as
 	assert.ok((await bottom()) <= PHONE.viewport.height - 336, `${await bottom()}`);
 	await cover(0);
 	assert.ok((await bottom()) > PHONE.viewport.height - 336);
-	await page.context().close();
+	await shut(page.context());
 	await server.close();
 });
 
@@ -104,7 +104,7 @@ test('nothing moves for those who want less motion', { timeout }, async () => {
 	const moving = await page.evaluate(() => document.getAnimations().filter((a) => Number(a.effect?.getComputedTiming().duration) > 1 || a.effect?.getComputedTiming().iterations === Infinity).length);
 	assert.equal(moving, 0);
 	server.state.release();
-	await page.context().close();
+	await shut(page.context());
 	await server.close();
 });
 
@@ -193,7 +193,7 @@ for (const [label, look] of Object.entries({ desktop: {}, '320 pixels': { ...PHO
 		server.state.release();
 		await page.locator('article[aria-busy="true"]').waitFor({ state: 'detached' });
 		assert.deepEqual(page.faults, []);
-		await page.context().close();
+		await shut(page.context());
 		await server.close();
 	});
 }
@@ -238,7 +238,11 @@ for (const [label, { dir, ...look }] of Object.entries({ english: {}, japanese: 
 		const said = page.locator('.bubble', { hasText: 'صباح' });
 		await said.waitFor();
 		assert.equal(await said.evaluate((node) => getComputedStyle(node).direction), 'rtl', 'a message runs as it is written');
+		// What is read in the message comes after the rest of its details, and moves what is below.
+		const read = page.waitForResponse((r) => r.url().endsWith('/reading'));
 		await page.locator('.actions [aria-expanded="false"]').last().click();
+		await (await read).finished();
+		await rest(page);
 		await check('details');
 		await page.locator('.actions [aria-pressed="false"]').last().click();
 		await page.locator('.panel').waitFor();
@@ -247,7 +251,7 @@ for (const [label, { dir, ...look }] of Object.entries({ english: {}, japanese: 
 		await page.locator('aside.open').waitFor();
 		await check('menu');
 		assert.deepEqual(wide, []);
-		await page.context().close();
+		await shut(page.context());
 		await server.close();
 	});
 }

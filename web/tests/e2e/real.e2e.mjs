@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
-import { axe, launch, open, PHONE } from './browser.mjs';
+import { axe, journey, launch, open, PHONE, shut } from './browser.mjs';
 import * as house from './house.mjs';
 
 const LOOKS = {
@@ -16,7 +16,7 @@ let browser;
 let server;
 before(async () => ([browser, server] = await Promise.all([launch(), house.open('--threads', '1')])));
 after(async () => {
-	await browser?.close();
+	await shut(browser);
 	await server?.end();
 });
 
@@ -40,7 +40,8 @@ let exported;
 
 for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 	const isPhone = Boolean(look.isMobile);
-	describe(label, { timeout: 1_800_000 }, () => {
+	describe(label, () => {
+		const step = journey(300_000);
 		let page;
 		let t;
 		let chat;
@@ -48,7 +49,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			t = await house.words(look.locale);
 			page = await open(browser, null, { ...look, baseURL: server.url, reducedMotion: 'reduce' });
 		});
-		after(() => page?.context().close());
+		after(() => shut(page?.context()));
 
 		const button = (label, at = page) => at.getByRole('button', { name: label, exact: true });
 		const row = (id) => page.locator(`[data-id="${id}"]`);
@@ -79,7 +80,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await page.locator('main :is(h1, h2)').first().waitFor({ state: 'attached' });
 		};
 
-		test('a link lets in, and three good starting points wait', async () => {
+		step('a link lets in, and three good starting points wait', async () => {
 			await page.goto(invitation ?? server.link);
 			await page.locator('#password').waitFor();
 			await fair('setup');
@@ -93,7 +94,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await fair('start');
 		});
 
-		test('a reply streams, is there after a reload, tells its details and takes feedback', async () => {
+		step('a reply streams, is there after a reload, tells its details and takes feedback', async () => {
 			await mode('fast');
 			const id = await say('Say hello in one word.');
 			await page.waitForURL(/\/c\//);
@@ -120,7 +121,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await fair('feedback');
 		});
 
-		test('versions and branches: answer again, edit, go between them in the tree', async () => {
+		step('versions and branches: answer again, edit, go between them in the tree', async () => {
 			const again = page.waitForResponse((r) => r.url().endsWith('/replies'));
 			await button(t.regenerate).click();
 			const second = await idOf(again);
@@ -145,7 +146,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await page.locator('.bubble', { hasText: 'hello' }).waitFor();
 		});
 
-		test('a thought streams apart, and ends when the answer is wanted now', async () => {
+		step('a thought streams apart, and ends when the answer is wanted now', async () => {
 			await mode('thinking');
 			let id;
 			let pressed;
@@ -165,7 +166,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await told(t.answeredThinking);
 		});
 
-		test('a reply survives a lost network', async () => {
+		step('a reply survives a lost network', async () => {
 			const wire = await house.wire(server.url);
 			await page.goto(new URL(chat, wire.url).href);
 			await mode('fast');
@@ -189,7 +190,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await wire.end();
 		});
 
-		test('a reply stops, and goes on', async () => {
+		step('a reply stops, and goes on', async () => {
 			await mode('fast');
 			await caught(async () => {
 				const id = await say('Tell me a very long story of a ship, with every day of its voyage.');
@@ -205,7 +206,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			assert.ok((await row(id).locator('.prose').textContent()).startsWith(before.trimEnd().slice(0, 20)), 'it goes on from where it was');
 		});
 
-		test('a blind choice comes as often as it is set, and decides where the chat goes on', async () => {
+		step('a blind choice comes as often as it is set, and decides where the chat goes on', async () => {
 			await go('/admin/settings');
 			await page.locator('#choice-every').selectOption('1');
 			await page.locator('form.card .primary').click();
@@ -228,7 +229,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await told(t.saved);
 		});
 
-		test('a private chat with a persona leaves nothing, and its thought can be ended', async () => {
+		step('a private chat with a persona leaves nothing, and its thought can be ended', async () => {
 			await go('/private');
 			await page.locator('select.persona').selectOption('listener');
 			await mode('thinking');
@@ -254,7 +255,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await page.keyboard.press('Escape');
 		});
 
-		test('chats come in from three programs and go out in one file', async () => {
+		step('chats come in from three programs and go out in one file', async () => {
 			const take = async (file, n, format) => {
 				await menu();
 				await page.locator('.person [aria-haspopup]').click();
@@ -283,7 +284,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await fair('account');
 		});
 
-		test('folders: made, filled, looked into, taken away', async () => {
+		step('folders: made, filled, looked into, taken away', async () => {
 			await go('/');
 			await menu();
 			await button(t.newFolder).click();
@@ -303,7 +304,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await page.locator('.chat', { hasText: 'Green leaves' }).first().waitFor();
 		});
 
-		test('search finds a message; a share is read by a stranger until it is taken back', async () => {
+		step('search finds a message; a share is read by a stranger until it is taken back', async () => {
 			await go('/');
 			await page.keyboard.press('Control+k');
 			await page.locator('input[type=search]').fill('chlorophyll');
@@ -326,10 +327,10 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await stranger.reload();
 			await stranger.locator('[role=alert]').waitFor();
 			assert.deepEqual(stranger.faults, []);
-			await stranger.context().close();
+			await shut(stranger.context());
 		});
 
-		test('style and memory reach the server, and can be undone', async () => {
+		step('style and memory reach the server, and can be undone', async () => {
 			await go('/style');
 			await page.locator('#warmth').focus();
 			await page.keyboard.press(await page.evaluate(() => (document.dir === 'rtl' ? 'ArrowLeft' : 'ArrowRight')));
@@ -357,7 +358,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await told(t.memoryEmpty);
 		});
 
-		test('a key opens the API until it is revoked', async () => {
+		step('a key opens the API until it is revoked', async () => {
 			await go('/account');
 			await button(t.newKey).click();
 			await page.locator('#key-name').fill('Script');
@@ -372,7 +373,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			assert.equal((await ask()).status, 401);
 		});
 
-		test('administration: every page in the reader’s language, a person invited', async () => {
+		step('administration: every page in the reader’s language, a person invited', async () => {
 			for (const tab of ['live', 'users', 'keys', 'plans', 'models', 'feedback', 'settings']) {
 				await page.goto(`/admin/${tab}`);
 				await page.locator('.card').first().waitFor();
@@ -389,7 +390,7 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			assert.match(invitation, /\/setup#/);
 		});
 
-		test('somebody signs up, and deletes the account for good', async () => {
+		step('somebody signs up, and deletes the account for good', async () => {
 			if (!isPhone) {
 				await go('/admin/settings');
 				await page.locator('#sign-up').check();
@@ -415,10 +416,10 @@ for (const [label, { name, ...look }] of Object.entries(LOOKS)) {
 			await enter();
 			await other.locator('[role=alert]').waitFor();
 			assert.deepEqual(other.faults, []);
-			await other.context().close();
+			await shut(other.context());
 		});
 
-		test('signed out, nothing is seen; a wrong password says so; the right one leads back', async () => {
+		step('signed out, nothing is seen; a wrong password says so; the right one leads back', async () => {
 			await go('/');
 			await menu();
 			await page.locator('.person [aria-haspopup]').click();
@@ -480,5 +481,5 @@ test('the keyboard alone signs in, chats, rates, searches and signs out', { time
 	await page.keyboard.press('Enter');
 	await page.waitForURL(/sign-in/);
 	assert.deepEqual(page.faults, []);
-	await page.context().close();
+	await shut(page.context());
 });

@@ -2,7 +2,7 @@
 //   npm run screens [-- PATTERN]      a pattern of names, such as `^phone-(start|chat)`
 import { mkdirSync } from 'node:fs';
 import { chat, MARKDOWN, start } from '../fake-server.mjs';
-import { launch, open, PHONE } from './browser.mjs';
+import { launch, open, PHONE, shut } from './browser.mjs';
 
 const only = new RegExp(process.argv[2] ?? '');
 const out = new URL('../../shots/', import.meta.url).pathname;
@@ -127,8 +127,8 @@ for (const look of [{ name: 'light' }, { name: 'dark', theme: 'dark' }, { name: 
 		}
 		await page.screenshot({ path: `${out}${look.name}-${name}.png` });
 		if (page.faults.length > 0) console.log(`${look.name}-${name}: ${page.faults.join(' | ')}`);
-		await page.context().close();
+		await shut(page.context());
 		await server.close();
 	}
 }
-await browser.close();
+await shut(browser);

@@ -1,7 +1,7 @@
 // Signing in to the real server through another service, whose part a small provider with a real key plays.
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { axe, launch, open, PHONE } from './browser.mjs';
+import { axe, journey, launch, open, PHONE, shut } from './browser.mjs';
 import * as house from './house.mjs';
 import { provide } from './provider.mjs';
 
@@ -17,20 +17,21 @@ before(async () => {
 	[browser, server] = await Promise.all([launch(), house.open('--threads', '1', '--oidc-issuer', provider.issuer, '--oidc-client-id', 'rapport', '--oidc-label', 'House ID', '--oidc-domains', '*')]);
 });
 after(async () => {
-	await browser?.close();
+	await shut(browser);
 	await server?.end();
 	await provider?.end();
 });
 
 for (const [label, { locale, sub, email, ...look }] of Object.entries(LOOKS)) {
-	describe(label, { timeout: 600_000 }, () => {
+	describe(label, () => {
+		const step = journey(120_000);
 		let page;
 		let t;
 		before(async () => {
 			t = await house.words(locale);
 			page = await open(browser, null, { ...look, locale, baseURL: server.url, reducedMotion: 'reduce' });
 		});
-		after(() => page?.context().close());
+		after(() => shut(page?.context()));
 		const way = (name) => page.getByRole('link', { name, exact: true });
 		const connected = () => page.locator('section[aria-labelledby=ways]', { hasText: provider.issuer }).waitFor();
 		const leave = async () => {
@@ -40,7 +41,7 @@ for (const [label, { locale, sub, email, ...look }] of Object.entries(LOOKS)) {
 			await page.locator('#name').waitFor();
 		};
 
-		test('who has an account connects the service, and a stranger gets one', async () => {
+		step('who has an account connects the service, and a stranger gets one', async () => {
 			provider.person = { sub, email, email_verified: true, preferred_username: email };
 			if (look.isMobile) {
 				await page.goto('/sign-in');
@@ -59,7 +60,7 @@ for (const [label, { locale, sub, email, ...look }] of Object.entries(LOOKS)) {
 			assert.deepEqual(await axe(page), [], 'account');
 		});
 
-		test('it is refused in plain words, then leads back to where one was going', async () => {
+		step('it is refused in plain words, then leads back to where one was going', async () => {
 			await leave();
 			await page.goto('/memory');
 			await page.waitForURL(/sign-in/);

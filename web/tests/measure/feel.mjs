@@ -7,7 +7,7 @@
 // Beside each, the time that the page's main thread itself computed (`busy`): it does not grow when other programs have the
 // processor, so it tells what the app needs on a machine that has time.
 import { chat, start } from '../fake-server.mjs';
-import { launch, open } from '../e2e/browser.mjs';
+import { launch, open, shut } from '../e2e/browser.mjs';
 
 const browser = await launch();
 
@@ -56,14 +56,14 @@ for (let i = 0; i < 5; i++) {
 	await slow.locator('textarea').fill('x');
 	times.push(Date.now() - from);
 }
-await slow.context().close();
+await shut(slow.context());
 const first = await open(browser, null, { baseURL: server.url });
 await first.goto('/icon.svg');
 const { busy_ms } = await busy(first, async () => {
 	await first.goto('/', { waitUntil: 'commit' });
 	await first.locator('textarea').fill('x');
 });
-await first.context().close();
+await shut(first.context());
 
 server.state.delay_ms = 10;
 const id = chat(server.state, 'x', []);
@@ -76,7 +76,7 @@ const streaming = await frames(page, async () => {
 	await page.locator('form .go[type=button]').waitFor();
 	await page.locator('form .go[type=submit]').waitFor();
 });
-await page.context().close();
+await shut(page.context());
 
 const long = chat(server.state, 'Long', Array.from({ length: 1000 }, (_, i) => [`question ${i}`, `answer **${i}**\n\n${'word '.repeat((i * 37) % 160)}`]));
 const reader = await open(browser, null, { baseURL: server.url });
@@ -99,7 +99,7 @@ const scrolling = await frames(reader, () => reader.evaluate(async () => {
 }));
 scrolling.jump_px = +(await reader.evaluate(() => globalThis.jump)).toFixed(1);
 delete scrolling.layout_shift;
-await browser.close();
+await shut(browser);
 await server.close();
 
 times.sort((a, b) => a - b);

@@ -456,11 +456,14 @@ impl Chat<'_> {
 
     fn switch_model(&mut self, name: &str) -> Result<(), Leave> {
         self.screen.note(&format!("loading {name}"))?;
+        let before = self.backend.generate().sampling(&self.session.settings.adapter);
         if let Err(error) = self.backend.switch_model(name) {
             return self.failed(&error, ExitStatus::Failure);
         }
         self.session.see_all_again();
         self.session.settings.adapter = AdapterChoice::Default;
+        let next = self.backend.generate().sampling(&AdapterChoice::Default);
+        self.session.settings.follow(&before, &next);
         let model = self.backend.generate().model();
         let text = format!("{}, {} tokens of context", model.name, model.context_tokens);
         Ok(self.screen.note(&text)?)
@@ -483,6 +486,7 @@ impl Chat<'_> {
         let generate = self.backend.generate();
         let adapters = generate.adapters();
         let known: Vec<String> = adapters.iter().map(|adapter| adapter.name.clone()).collect();
+        let before = generate.sampling(&self.session.settings.adapter);
         match name {
             None => {}
             Some(name) if name == "none" => self.session.settings.adapter = AdapterChoice::None,
@@ -494,6 +498,8 @@ impl Chat<'_> {
                 return self.failed(&error, ExitStatus::Usage);
             }
         }
+        let next = generate.sampling(&self.session.settings.adapter);
+        self.session.settings.follow(&before, &next);
         let usual = generate.model().build.adapter;
         let now = match &self.session.settings.adapter {
             AdapterChoice::Default => {

@@ -65,6 +65,22 @@ impl Settings {
         Ok(())
     }
 
+    /// Goes on with another model: what stands as the one before had it becomes as the next has it.
+    pub(super) fn follow(&mut self, before: &SamplingDraft, next: &SamplingDraft) {
+        fn follow<T: Copy + PartialEq>(mine: &mut T, before: T, next: T) {
+            if *mine == before {
+                *mine = next;
+            }
+        }
+        let mut draft = SamplingDraft::clone(&self.sampling);
+        follow(&mut draft.temperature, before.temperature, next.temperature);
+        follow(&mut draft.top_k, before.top_k, next.top_k);
+        follow(&mut draft.top_p, before.top_p, next.top_p);
+        follow(&mut draft.min_p, before.min_p, next.min_p);
+        follow(&mut draft.repetition_penalty, before.repetition_penalty, next.repetition_penalty);
+        self.sampling = draft.validate().expect("both were valid");
+    }
+
     /// The value as [`Settings::set`] takes it.
     pub fn get(&self, key: SettingKey) -> String {
         let sampling = &self.sampling;
@@ -168,6 +184,19 @@ mod tests {
             assert_eq!(changed.get(key), value);
             assert_ne!(changed, settings(), "{key:?}");
         }
+    }
+
+    #[test]
+    fn another_model_brings_its_own_settings_and_leaves_what_was_set() {
+        let mut settings = settings();
+        settings.set(SettingKey::TopP, "0.5").unwrap();
+        let before = SamplingDraft::default();
+        let next = SamplingDraft { temperature: 0.3, top_p: 0.9, top_k: 40, ..before.clone() };
+        settings.follow(&before, &next);
+        let now = |key| settings.get(key);
+        assert_eq!(now(SettingKey::Temperature), "0.3");
+        assert_eq!(now(SettingKey::TopK), "40");
+        assert_eq!(now(SettingKey::TopP), "0.5");
     }
 
     #[test]

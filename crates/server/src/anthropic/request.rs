@@ -155,7 +155,7 @@ impl MessagesRequest {
             prompt_form: PromptForm::Conversation,
             mode,
             thinking_budget,
-            sampling: sampling.for_reply(0)?,
+            sampling: sampling.for_reply(0, model)?,
             max_tokens,
             stop: wanted::stop_strings(stops, "stop_sequences")?,
             format,

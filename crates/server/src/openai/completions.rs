@@ -91,7 +91,7 @@ impl CompletionRequest {
                     prompt_form: PromptForm::Plain,
                     mode: Mode::Fast,
                     thinking_budget: ThinkingBudget::None,
-                    sampling: sampling.for_reply(reply_idx)?,
+                    sampling: sampling.for_reply(reply_idx, model)?,
                     max_tokens: self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
                     stop: stop.clone(),
                     format: OutputFormat::Text,

@@ -241,7 +241,7 @@ impl ChatRequest {
                     prompt_form: PromptForm::Conversation,
                     mode,
                     thinking_budget,
-                    sampling: sampling.for_reply(reply_idx)?,
+                    sampling: sampling.for_reply(reply_idx, model)?,
                     max_tokens: max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
                     stop: stop.clone(),
                     format: format.clone(),

@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use rapport_store::{Message, MessageId, MessageStatus, NewReply, NewTurn, User, UserId};
 use rapport_types::{
-    AdapterChoice, Control, Event, FinishReason, Message as Said, Mode, OutputFormat, PromptForm,
-    Request, Role, SamplingDraft, ThinkingBudget, Tools,
+    AdapterChoice, Control, Event, FinishReason, Generate, Message as Said, Mode, OutputFormat,
+    PromptForm, Request, Role, ThinkingBudget, Tools,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -71,8 +71,8 @@ pub(super) async fn send(
     let format = form_of_answer(web.accounts.reader.as_ref(), &branch);
     let system = with_guidance(web.accounts.reader.as_ref(), system, &branch);
     let holder = Holder::of(&web.accounts, &user, None);
-    let mut request = Request { format, ..request(system, branch, mode, &holder) };
     let generate = web.generate()?;
+    let mut request = Request { format, ..request(&*generate, system, branch, mode, &holder) };
     let hold = Hold::take(&web.accounts, &holder, &generate, &mut request).await?;
     let mut other = None;
     if mode != Mode::Thinking
@@ -134,8 +134,15 @@ fn said(message: Message) -> Said {
     Said { thought, ..Said::new(message.role, message.content) }
 }
 
-fn request(system: Option<String>, branch: Vec<Said>, mode: Mode, holder: &Holder) -> Request {
-    let sampling = SamplingDraft::default().validate().expect("the defaults are valid");
+fn request(
+    generate: &dyn Generate,
+    system: Option<String>,
+    branch: Vec<Said>,
+    mode: Mode,
+    holder: &Holder,
+) -> Request {
+    let adapter = AdapterChoice::Default;
+    let sampling = generate.sampling(&adapter).validate().expect("a model's defaults are valid");
     // A reply that failed before its first word is nothing to go on from.
     let branch =
         branch.into_iter().filter(|said| said.role != Role::Assistant || !said.content.is_empty());
@@ -149,7 +156,7 @@ fn request(system: Option<String>, branch: Vec<Said>, mode: Mode, holder: &Holde
         stop: Vec::new(),
         format: OutputFormat::Text,
         tools: Tools::default(),
-        adapter: AdapterChoice::Default,
+        adapter,
         caller: holder.caller,
     }
 }
@@ -169,7 +176,8 @@ async fn request_for(
     let branch: Vec<Said> = branch.into_iter().map(said).collect();
     let format = form_of_answer(web.accounts.reader.as_ref(), &branch);
     let system = with_guidance(web.accounts.reader.as_ref(), system, &branch);
-    Ok(Request { format, ..request(system, branch, mode, holder) })
+    let generate = web.generate()?;
+    Ok(Request { format, ..request(&*generate, system, branch, mode, holder) })
 }
 
 #[derive(Deserialize)]
@@ -454,8 +462,8 @@ pub(super) async fn private(
     let format = form_of_answer(web.accounts.reader.as_ref(), &branch);
     let system = with_guidance(web.accounts.reader.as_ref(), system, &branch);
     let holder = Holder::of(&web.accounts, &user, None);
-    let request = Request { format, ..request(system, branch, mode, &holder) };
     let generate = web.generate()?;
+    let request = Request { format, ..request(&*generate, system, branch, mode, &holder) };
     let starting = Replies::start(&web.app, &generate, vec![request]);
     let replies = for_holder(holder.clone(), starting).await?;
     let named = id.zip(replies.control()).map(|(id, control)| {

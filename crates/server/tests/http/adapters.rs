@@ -1,7 +1,7 @@
 //! A model's adapters, chosen by the model's name in every protocol.
 
 use rapport_testkit::{Script, ScriptedEngine};
-use rapport_types::{AdapterChoice, Mode};
+use rapport_types::{AdapterChoice, Mode, SamplingDraft};
 use serde_json::{Value, json};
 
 use crate::harness::{Running, ask, config, serve};
@@ -57,6 +57,40 @@ fn every_protocol_takes_the_adapter_and_the_mode_from_the_name() {
                 assert_eq!(asked.mode, mode, "{path} {name}");
             }
         }
+    }
+}
+
+#[test]
+fn what_a_request_leaves_open_is_as_its_model_has_it() {
+    let engine = ScriptedEngine::answering(|_| Script::answer("ok"));
+    let engine = engine.with_adapters(&["warm"]).with_sampling(|adapter| {
+        let temperature = if *adapter == AdapterChoice::None { 1.0 } else { 0.25 };
+        SamplingDraft { temperature, top_k: 40, ..SamplingDraft::default() }
+    });
+    let server = serve(config(), engine);
+    let said = json!([{ "role": "user", "content": "hi" }]);
+    for (name, expected) in [("rapport", 0.25), ("rapport@warm", 0.25), ("rapport@none", 1.0)] {
+        for (path, body) in [
+            ("/v1/chat/completions", json!({ "model": name, "messages": said })),
+            ("/v1/responses", json!({ "model": name, "input": "hi" })),
+            ("/v1/completions", json!({ "model": name, "prompt": "hi" })),
+            ("/v1/messages", json!({ "model": name, "messages": said, "max_tokens": 9 })),
+        ] {
+            let (status, answer) = server.post(path, &body);
+            assert_eq!(status, 200, "{path}: {answer}");
+            let sampling = server.engine.requests().pop().unwrap().sampling;
+            assert_eq!((sampling.temperature, sampling.top_k), (expected, 40), "{path} {name}");
+            if path == "/v1/responses" {
+                assert_eq!(answer["temperature"], expected);
+            }
+            let mut said_so = body;
+            said_so["temperature"] = json!(0.5);
+            assert_eq!(server.post(path, &said_so).0, 200, "{path}");
+            let sampling = server.engine.requests().pop().unwrap().sampling;
+            assert_eq!((sampling.temperature, sampling.top_k), (0.5, 40), "{path} {name}");
+        }
+        let model = server.get(&format!("/v1/models/{name}")).1;
+        assert_eq!(model["rapport"]["sampling"]["temperature"], expected, "{model}");
     }
 }
 

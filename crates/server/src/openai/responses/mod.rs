@@ -47,7 +47,7 @@ pub(crate) async fn create(
         input: input.items,
         messages,
     });
-    let words = ResponseWords::new(&fresh_id("resp_"), request.echo(), storing);
+    let words = ResponseWords::new(&fresh_id("resp_"), request.echo(&model), storing);
     let is_stream = request.is_stream();
     let mut replies = Replies::start(&app, &model.generate, vec![asked]).await?;
     if is_stream {

@@ -247,7 +247,7 @@ impl ResponseRequest {
             prompt_form: PromptForm::Conversation,
             mode,
             thinking_budget,
-            sampling: sampling.for_reply(0)?,
+            sampling: sampling.for_reply(0, model)?,
             max_tokens: self.max_output_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
             stop: Vec::new(),
             format,
@@ -258,7 +258,7 @@ impl ResponseRequest {
     }
 
     /// The fields of a response that say again what was asked.
-    pub(super) fn echo(&self) -> Value {
+    pub(super) fn echo(&self, model: &Offered) -> Value {
         let tools: Vec<Value> = self
             .tools
             .iter()
@@ -283,7 +283,7 @@ impl ResponseRequest {
             Some(TextFormat { kind, .. }) => json!({ "type": kind }),
             None => json!({ "type": "text" }),
         };
-        let defaults = rapport_types::SamplingDraft::default();
+        let defaults = model.sampling();
         let effort = self.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_deref());
         json!({
             "model": self.model,
@@ -292,8 +292,8 @@ impl ResponseRequest {
             "store": self.is_stored(),
             "background": false,
             "max_output_tokens": self.max_output_tokens,
-            "temperature": self.temperature.unwrap_or(defaults.temperature),
-            "top_p": self.top_p.unwrap_or(defaults.top_p),
+            "temperature": wanted::decimal(self.temperature.unwrap_or(defaults.temperature)),
+            "top_p": wanted::decimal(self.top_p.unwrap_or(defaults.top_p)),
             "reasoning": { "effort": effort, "summary": null },
             "text": { "format": format },
             "tools": tools,
