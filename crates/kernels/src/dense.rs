@@ -21,8 +21,6 @@ use crate::{Compute, Isa};
 
 /// Products of fewer multiplications than this stay on the calling thread.
 const MIN_PARALLEL_WORK: usize = 1 << 20;
-/// Pieces a product is cut into for the pool: enough that a thread that was held up loses little.
-const N_PIECES: usize = 4;
 /// Pieces are multiples of this, so that none has an uneven edge but the last.
 const PIECE_ALIGNMENT: usize = 16;
 
@@ -104,6 +102,22 @@ fn swiglu_backward<R: Real>(d_out: &[R], gate: &mut [R], up: &mut [R]) {
         *gate = *d_out * *up * slope;
         *up = *d_out * silu;
     }
+}
+
+/// The greatest number of a row.
+///
+/// # Panics
+/// If the row is empty.
+pub fn greatest<R: Real>(row: &[R]) -> R {
+    let max = |a: R, b: R| if b > a { b } else { a };
+    let mut lanes = [row[0]; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = max(*lane, *value);
+        }
+    }
+    lanes.into_iter().chain(rest.iter().copied()).fold(row[0], max)
 }
 
 /// Adds up lanes pairwise.
@@ -378,7 +392,10 @@ impl Compute {
         if m * n * k < MIN_PARALLEL_WORK || longer < 2 * PIECE_ALIGNMENT {
             return dense_product(out, onto, scale, a, b);
         }
-        let piece = longer.div_ceil(N_PIECES).next_multiple_of(PIECE_ALIGNMENT);
+        // Each piece packs the operand that it shares with the others, so there are no more of them
+        // than threads; and one thread makes two, so as to round as two do.
+        let n_pieces = self.pool().n_threads().max(2);
+        let piece = longer.div_ceil(n_pieces).next_multiple_of(PIECE_ALIGNMENT);
         let (n_rows, n_cols, row_stride) = (out.n_rows, out.n_cols, out.row_stride);
         let shared = SharedSlice::new(out.data);
         self.pool().run(longer.div_ceil(piece), &|piece_idx| {

@@ -20,7 +20,11 @@ pub(crate) fn exp(x: f32) -> f32 {
     for coefficient in &EXP_POLYNOMIAL[1..] {
         p = r.mul_add(p, *coefficient);
     }
-    let power = f32::from_bits(((n as i32).wrapping_add(127) << 23) as u32);
+    // A cast to an integer saturates, which compilers do lane by lane: the number is read from the low
+    // bits of a sum instead, where a float of this size has its units.
+    const UNITS: f32 = 12_582_912.0;
+    let n = (n + UNITS).to_bits().wrapping_sub(UNITS.to_bits());
+    let power = f32::from_bits(n.wrapping_add(127) << 23);
     if x < -87.3 { 0.0 } else { p * power }
 }
 

@@ -42,7 +42,7 @@ pub use activations::Activations;
 pub use attention::{AttentionLayer, AttentionShape, KvPage, KvType, PAGE_TOKENS, Span};
 pub use bf16::{Bf16Matrix, Bf16Rows};
 pub use compute::Compute;
-pub use dense::{Matrix, MatrixMut, Onto, Real, dense_product};
+pub use dense::{Matrix, MatrixMut, Onto, Real, dense_product, greatest};
 pub use experts::{ExpertRows, PackedExperts};
 pub use float::{Activation, Rope, RopePairs, RopeScaling, RopeShape};
 pub use isa::{InvalidIsa, Isa};

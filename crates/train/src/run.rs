@@ -36,7 +36,7 @@ use crate::data::{
     ConversationRow, DataError, Files, LabelRow, PairRow, PromptRow, hexadecimal, share_of,
 };
 use crate::network::Network;
-use crate::network::base::{Base, BaseError};
+use crate::network::base::{Base, BaseError, Precision};
 use crate::network::parameters::{AdapterShape, Layout, Parameters};
 use crate::objective::{self, Graded, Scored, Written};
 use crate::optimizer::{AdamW, Moments, Schedule, clip};
@@ -198,6 +198,8 @@ pub struct Card {
     pub rapport_version: &'static str,
     pub commit: Option<String>,
     pub instruction_set: String,
+    /// Of the products with the frozen weights, as they were computed at the end.
+    pub precision: Precision,
     pub n_threads: usize,
     pub n_parameters: usize,
     pub n_tokens: u64,
@@ -345,7 +347,7 @@ pub fn train(
         data: hexadecimal(&data_hash.finalize()),
         base: file_sha256(training.base).map_err(io_error(training.base))?,
     };
-    let base = Base::load(&gguf, recipe.precision)?;
+    let base = Base::load(&gguf, recipe.precision.here(&compute))?;
     let mut network = Network::<f32>::new(compute, base, recipe.recompute);
     drop(gguf);
     let layout = Layout {
@@ -1365,6 +1367,7 @@ impl Run<'_> {
             rapport_version: env!("CARGO_PKG_VERSION"),
             commit: self.training.commit.clone(),
             instruction_set: self.network.compute().isa().to_string(),
+            precision: recipe.precision.here(self.network.compute()),
             n_threads: self.network.compute().pool().n_threads(),
             n_parameters: self.plan.n_parameters,
             n_tokens: self.position.n_tokens,

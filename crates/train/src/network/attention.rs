@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use rapport_kernels::{Compute, Isa, Matrix, MatrixMut, Onto, Real, dense_product};
+use rapport_kernels::{Compute, Isa, Matrix, MatrixMut, Onto, Real, dense_product, greatest};
 
 use super::base::Shape;
 use super::parallel::for_each;
@@ -200,7 +200,7 @@ fn probabilities<R: Real>(
     for (row_idx, row) in scores.chunks_exact_mut(n_keys).enumerate() {
         let (seen, unseen) = row.split_at_mut(first_query + row_idx + 1);
         unseen.fill(R::ZERO);
-        let max = seen.iter().copied().fold(seen[0], |max, x| if x > max { x } else { max });
+        let max = greatest(seen);
         let share = R::ONE / R::exp_row(isa, seen, max);
         for value in seen {
             *value *= share;

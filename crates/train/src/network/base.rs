@@ -65,9 +65,17 @@ pub enum Precision {
     /// The float of the network.
     #[default]
     F32,
-    /// Both sides rounded to bf16, sums in f32: up to twice as fast on processors with AVX512_BF16,
-    /// slow on others.
+    /// Both sides rounded to bf16, sums in f32: up to twice as fast on processors with AVX512_BF16.
     Bf16,
+}
+
+impl Precision {
+    /// The precision that a recipe's is computed in here: without instructions for it, bf16 would take
+    /// more than twice the time of the f32 that it stands in for.
+    #[must_use]
+    pub fn here(self, compute: &Compute) -> Self {
+        if compute.has_bf16() { self } else { Self::F32 }
+    }
 }
 
 /// A matrix that is never trained, so that no gradient of it is ever formed.

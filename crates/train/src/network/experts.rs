@@ -4,7 +4,7 @@
 //! the sum over experts is a matrix of (E * r) columns. That is more arithmetic than gathering
 //! tokens by expert, but little beside the frozen weights, and needs no shuffling.
 
-use rapport_kernels::{Compute, Matrix, MatrixMut, Onto, Real};
+use rapport_kernels::{Compute, Matrix, MatrixMut, Onto, Real, greatest};
 use rapport_model::adapter::{Linear, Routing};
 
 use super::parallel::{TASK_ROWS, for_each};
@@ -118,7 +118,7 @@ fn sigmoid<R: Real>(x: R) -> R {
 }
 
 fn log_sum_exp<R: Real>(logits: &[R]) -> R {
-    let max = logits.iter().copied().fold(logits[0], |max, x| if x > max { x } else { max });
+    let max = greatest(logits);
     let sum: R = logits.iter().map(|x| (*x - max).exp()).sum();
     max + R::from_f64(sum.to_f64().ln())
 }

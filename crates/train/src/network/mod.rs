@@ -30,7 +30,7 @@ pub(crate) mod parameters;
 
 use std::ops::Range;
 
-use rapport_kernels::{Bf16Rows, Compute, Onto, Real};
+use rapport_kernels::{Bf16Rows, Compute, Onto, Real, greatest};
 use rapport_model::adapter::Linear;
 
 #[cfg(doc)]
@@ -505,7 +505,7 @@ impl<R: Real> Network<R> {
                 .enumerate()
                 .collect();
             for_each(compute, tasks, |(row_idx, ((logits, target), log_prob))| {
-                let max = logits.iter().copied().fold(logits[0], |m, x| if x > m { x } else { m });
+                let max = greatest(logits);
                 let logit = logits[target.token as usize];
                 let sum = R::exp_row(isa, logits, max);
                 *log_prob = logit - max - R::from_f64(sum.to_f64().ln());
