@@ -22,11 +22,13 @@ pub(crate) fn exp(x: f32) -> f32 {
     }
     // A cast to an integer saturates, which compilers do lane by lane: the number is read from the low
     // bits of a sum instead, where a float of this size has its units.
-    const UNITS: f32 = 12_582_912.0;
     let n = (n + UNITS).to_bits().wrapping_sub(UNITS.to_bits());
     let power = f32::from_bits(n.wrapping_add(127) << 23);
     if x < -87.3 { 0.0 } else { p * power }
 }
+
+/// 1.5 * 2^23: floats of this size are whole numbers, and their bits count them.
+const UNITS: f32 = 12_582_912.0;
 
 pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
 pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
